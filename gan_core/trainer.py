@@ -1,0 +1,119 @@
+"""One run: trains G against D and yields what happens as events. Whoever iterates is in control."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gan_core.config import RunConfig
+from gan_core.errors import NonFiniteLossError, UserError
+from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.losses import discriminator_loss, generator_loss
+from gan_core.models import Generator, build_models, to_pixels, to_unit_range
+from gan_core.optimizers import build_optimizer
+from gan_core.streams import stream
+
+SAMPLES = 64  # images on a sample sheet
+NOISE_BLOCK = 32  # steps whose noise is drawn at once
+
+
+def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
+    """Train on `images` (uint8, N×1×28×28): Samples at epoch 0, then EpochEnd, and Samples where due; last Trained.
+
+    The same config and images give the same weights, bit for bit, on the same machine and number of threads.
+    Stopping to iterate stops the training. Raises UserError if a batch is larger than the image set, and
+    NonFiniteLossError at the end of the first epoch in which a loss is infinite or not a number.
+    """
+    if config.batch_size > len(images):
+        raise UserError(
+            f"batch_size should be at most {len(images)}, the size of {config.dataset}, got {config.batch_size}"
+        )
+    G, D = build_models(config)
+    G_parameters = list(G.parameters())
+    G_optimizer = build_optimizer(config, G_parameters)
+    D_optimizer = build_optimizer(config, D.parameters())
+    due = sample_epochs(config.epochs)
+    z_fixed = fixed_noise(config.z_dim)
+
+    yield Samples(0, generate(G, z_fixed))
+    for epoch in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)
+        record = torch.empty(
+            4, len(order)
+        )  # losses of D and G, scores of real and fake; a column an iteration
+
+        for step, (batch, z) in enumerate(zip(order, noise(config, epoch), strict=False)):
+            x = to_unit_range(images[batch])  # N×1×28×28
+            z_D, z_G = z[:, : len(batch)]  # N×z_dim each; the last batch of an epoch can be smaller
+
+            # D: maximise log D(x) + log(1 − D(G(z)))
+            with torch.no_grad():
+                fake = G(z_D)
+            p_real, p_fake = D(x), D(fake)  # N×1
+            D_loss = discriminator_loss(p_real, p_fake)
+            D_optimizer.zero_grad()
+            D_loss.backward()
+            D_optimizer.step()
+
+            # G: maximise log D(G(z))
+            G_loss = generator_loss(D(G(z_G)))
+            G_optimizer.zero_grad()
+            G_loss.backward(inputs=G_parameters)  # D's own gradients are not wanted here
+            G_optimizer.step()
+
+            record[:, step] = torch.stack([D_loss, G_loss, p_real.mean(), p_fake.mean()]).detach()
+
+        D_losses, G_losses, real, fake_scores = record.numpy()
+        seconds = time.perf_counter() - started
+        yield EpochEnd(epoch, D_losses, G_losses, real, fake_scores, len(images), seconds)
+        refuse_non_finite(epoch, record)
+        if epoch in due:
+            yield Samples(epoch, generate(G, z_fixed))
+    yield Trained(G)
+
+
+def refuse_non_finite(epoch: int, record: Tensor) -> None:
+    """Raise NonFiniteLossError that names the first iteration whose loss is not finite, if there is one."""
+    bad = (~record[:2].isfinite()).nonzero()  # rows of (which loss, step)
+    if len(bad):
+        which, step = min(bad.tolist(), key=lambda at: at[1])
+        name = ("discriminator", "generator")[which]
+        raise NonFiniteLossError(
+            f"the loss of the {name} is {record[which, step].item()} at epoch {epoch}, iteration {step + 1}; "
+            "a smaller learning rate may help"
+        )
+
+
+def image_order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order in which an epoch goes through the images: a permutation of 0..count−1, int64.
+
+    Depends on the seed and the epoch alone, so every run of a seed sees the same batches.
+    """
+    return torch.randperm(count, generator=stream("order", seed, epoch))
+
+
+def noise(config: RunConfig, epoch: int) -> Iterator[Tensor]:
+    """The noise of an epoch's steps: for each, 2×batch_size×z_dim from N(0, 1), for D's half and for G's."""
+    generator = stream("noise", config.seed, epoch, config.z_dim)
+    while True:
+        yield from torch.randn(NOISE_BLOCK, 2, config.batch_size, config.z_dim, generator=generator)
+
+
+def fixed_noise(z_dim: int) -> Tensor:
+    """The z of every sample sheet, 64×z_dim: the same for all runs of a z_dim, whatever their seed."""
+    return torch.randn(SAMPLES, z_dim, generator=stream("samples", z_dim))
+
+
+def sample_epochs(epochs: int) -> set[int]:
+    """The epochs after which a sample sheet is made: 1, 2, 5, each tenth of the run, and the last."""
+    return {epoch for epoch in (1, 2, 5) if epoch < epochs} | {
+        -(-epochs * tenth // 10) for tenth in range(1, 11)
+    }
+
+
+@torch.no_grad()
+def generate(G: Generator, z: Tensor) -> Tensor:
+    """G's images of z (N×z_dim) as uint8, N×1×28×28."""
+    return to_pixels(G(z))

@@ -1,0 +1,1 @@
+"""Many runs: a grid of settings, trained in parallel and compared."""

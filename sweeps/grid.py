@@ -20,8 +20,14 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         """The cell's name, the first part of its runs' names."""
-        rate = "" if self.learning_rate is None else f"_lr{self.learning_rate:g}"
+        rate = "" if self.learning_rate is None else f"_lr{short(self.learning_rate)}"
         return f"{self.optimizer}{rate}_z{self.z_dim}"
+
+
+def short(rate: float) -> str:
+    """A learning rate in as few characters as tell it from every other."""
+    rounded = f"{rate:g}"
+    return rounded if float(rounded) == rate else repr(rate)
 
 
 class GridRun(NamedTuple):

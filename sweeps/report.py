@@ -14,6 +14,7 @@ from PIL import Image
 
 from gan_core.mlflow_client import MlflowClient
 from gan_core.run_folder import sheet_name
+from sweeps.grid import short
 from sweeps.runs import CELL_TAG, Sweep, children
 
 LOSSES_FIGURE, CONTACT_SHEET = "losses.png", "contact_sheet.png"
@@ -151,7 +152,7 @@ def contact_sheet(records: Sequence[RunRecord], sheets: dict[str, Image.Image]) 
 
 
 def _setting(record: RunRecord) -> str:
-    return f"{record.optimizer} {record.learning_rate:g}"
+    return f"{record.optimizer} {short(record.learning_rate)}"
 
 
 def _rows(records: Sequence[RunRecord]) -> list[str]:

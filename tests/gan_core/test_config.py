@@ -58,7 +58,7 @@ def test_an_unknown_setting_is_refused():
 
 
 def test_a_batch_larger_than_the_image_set_is_refused():
-    with pytest.raises(UserError, match="batch_size .*1797.*1798"):
+    with pytest.raises(UserError, match=r"batch_size .*1797.*1798"):
         make_config(dataset="digits", batch_size=1798)
 
 

@@ -31,7 +31,7 @@ def main() -> int:
     torch.set_num_threads(1)  # the network is too small to gain from more
     data, tracker, where = _prepare(args, name, config)
     print(f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}")
-    with LiveView(runs=1, total_epochs=config.epochs) as view:
+    with LiveView({name: config.epochs}) as view:
         outcome = run(name, config, data, tracker, view.update)
         view.end(name, outcome.status, outcome.reason)
     return OK if outcome.status == "FINISHED" else RUN_FAILED

@@ -1,6 +1,7 @@
 """The live view of one run or many: a calm table in a terminal, now and then a plain line elsewhere."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -27,17 +28,17 @@ class Progress:
 
 @dataclass
 class LiveView:
-    """Shows `runs` runs with `total_epochs` epochs in all; use as a context manager."""
+    """Shows the runs of `epochs`, which has the length of each by its name; use as a context manager."""
 
-    runs: int
-    total_epochs: int
+    epochs: Mapping[str, int]
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
 
     def __post_init__(self) -> None:
         """Begin the clock."""
         self._running: dict[str, Progress] = {}
         self._ended: dict[str, str] = {}
-        self._epochs_done = 0
+        self._left = dict(self.epochs)  # epochs still to train
+        self._trained = 0
         self._first: tuple[float, int] | None = None  # when the first epoch ended: start-up is not speed
         self._said = self._started = time.monotonic()
         self._live = Live(
@@ -58,9 +59,10 @@ class LiveView:
 
     def update(self, progress: Progress) -> None:
         """A run has finished an epoch."""
-        before = self._running.get(progress.run)
-        self._epochs_done += progress.epoch - (before.epoch if before else 0)
-        self._first = self._first or (time.monotonic(), self._epochs_done)
+        left = progress.epochs - progress.epoch
+        self._trained += self._left[progress.run] - left
+        self._left[progress.run] = left
+        self._first = self._first or (time.monotonic(), self._trained)
         self._running[progress.run] = progress
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_INTERVAL:
             self._say(" · ".join([self._summary(), *map(_in_words, self._running.values())]))
@@ -68,7 +70,7 @@ class LiveView:
     def end(self, run: str, status: str, reason: str = "") -> None:
         """A run has ended."""
         last = self._running.pop(run, None)
-        self._epochs_done += (last.epochs - last.epoch) if last else 0
+        self._left[run] = 0
         self._ended[run] = status
         figures = f" · {_in_words(last, name=False)}" if last else ""
         self._say(f"{run} {status}{figures}{': ' + reason if reason else ''} · {self._summary()}")
@@ -78,17 +80,16 @@ class LiveView:
         self.console.print(Text(f"{time.strftime('%H:%M:%S')}  {line}"))
 
     def _summary(self) -> str:
-        done = f"{len(self._ended)}/{self.runs} runs done"
+        done = f"{len(self._ended)}/{len(self.epochs)} runs done"
         left = self._seconds_left()
         return done if left is None else f"{done}, {in_time(left)} left"
 
     def _seconds_left(self) -> float | None:
         """From the epochs since the first one: what went before them was start-up."""
-        if self._first is None or self._epochs_done <= self._first[1]:
+        if self._first is None or self._trained <= self._first[1]:
             return None
         since, before = self._first
-        seconds_an_epoch = (time.monotonic() - since) / (self._epochs_done - before)
-        return (self.total_epochs - self._epochs_done) * seconds_an_epoch
+        return sum(self._left.values()) * (time.monotonic() - since) / (self._trained - before)
 
     def _table(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

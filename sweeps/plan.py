@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     workers = args.workers
     if args.address is None:
         workers = min(workers or len(os.sched_getaffinity(0)), len(runs))
+    else:
+        _check_cluster(args.address)
     uri = resolve_uri(args.tracking_uri)
     check_store(uri)
     return Plan(
@@ -52,6 +55,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
         workers=workers,
         address=args.address,
     )
+
+
+def _check_cluster(address: str) -> None:
+    """Raise UserError if nobody listens at HOST:PORT. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--address should be HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def describe_plan(plan: Plan) -> str:

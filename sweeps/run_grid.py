@@ -58,7 +58,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
         with _ray(plan.address, plan.workers):
             sweep = begin_sweep(client, prepare_store(plan.tracking_uri, plan.experiment), plan)
             run_ids = add_children(client, sweep, plan.runs)
-            with LiveView(len(plan.runs), sum(run.config.epochs for run in plan.runs), console) as view:
+            with LiveView({run.name: run.config.epochs for run in plan.runs}, console) as view:
                 reasons = _train_all(plan, run_ids, data, view)
     except KeyboardInterrupt:
         cut_off = "KILLED"
@@ -143,6 +143,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
     import ray  # reads these variables when it is imported
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     scratch = Path(tempfile.mkdtemp(prefix="gan-ray-", dir="/tmp"))
     try:
         if address is None:
@@ -153,6 +154,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
                 ray.init(address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(f"no Ray cluster answers at {address}: {error}") from error
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one that aborts the process
         yield
     finally:
         with _uninterrupted():

@@ -85,8 +85,8 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
 @pytest.mark.slow
 def test_a_broken_run_beside_good_ones(command, uri, rows, tmp_path):
     done = command(
-        RUN_GRID, *SMALL, "--optimizers", "sgd", "--z-dims", 5, 7, "--learning-rates", 0.03, 1e30, "--epochs", 2,
-        "--tracking-uri", uri, "--name", "half",
+        RUN_GRID, *SMALL, "--optimizers", "sgd", "--z-dims", 5, 7, "--learning-rates", 0.03, 1e30,
+        "--epochs", 2, "--tracking-uri", uri, "--name", "half",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "")
     assert dict(rows("SELECT name, status FROM runs")) == {
@@ -160,7 +160,7 @@ def test_interrupted_in_the_middle(uri, rows, how, tmp_path):
     statuses = rows("SELECT status, count(*) FROM runs GROUP BY status")
     assert statuses == [("KILLED", 4)]  # three cells and their parent
     assert rows("SELECT count(*) FROM metrics")[0][0] >= 2 * METRICS_AN_EPOCH
-    gone, left = psutil.wait_procs(family, timeout=5)
+    _, left = psutil.wait_procs(family, timeout=5)
     assert not left
 
 
@@ -184,11 +184,11 @@ def _read_all(terminal):
 @pytest.mark.slow
 def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     started = Started(
-        *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1, "--tracking-uri", uri,
-        "--name", "killed", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1,
+        "--tracking-uri", uri, "--name", "killed", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     started.wait_for(lambda: rows("SELECT 1 FROM metrics LIMIT 1"))
-    workers = [process for process in started.family() if "run_trial" in " ".join(process.cmdline())]
+    workers = [process for process in started.family() if "ray::ImplicitFunc" in " ".join(process.cmdline())]
     assert len(workers) == 1
     workers[0].kill()
     out, err = started.process.communicate(timeout=180)
@@ -242,6 +242,8 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
             "is a folder" if not Path(__file__).suffix else "cannot be read as an MLflow",
         ),
         (["--data-dir", __file__], "cannot use the data folder"),
+        (["--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
+        (["--address", "head"], "--address should be HOST:PORT, got 'head'"),
         (["--epoch", "3"], "unrecognized arguments: --epoch"),
     ],
 )
@@ -286,15 +288,6 @@ def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(comman
     assert len(done.stderr.splitlines()) == 1
     assert "cannot use the data folder" in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_a_cluster_that_nobody_runs_is_said(command, uri, rows):
-    done = command(RUN_GRID, *SMALL, "--address", "127.0.0.1:9", "--tracking-uri", uri, timeout=120)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
-    assert rows("SELECT count(*) FROM runs") == [(0,)]
 
 
 def test_the_help_shows_every_flag_of_the_contract(capsys):

@@ -142,7 +142,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray  # reads these variables when it is imported
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     scratch = Path(tempfile.mkdtemp(prefix="gan-ray-", dir="/tmp"))
     try:

@@ -14,9 +14,10 @@ from ray.tune.experiment import Trial
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.live import LiveView, Progress
-from gan_core.run import run
+from gan_core.run import Outcome, run
 from gan_core.tracking import MlflowTracker
 
+WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
 REPORT_INTERVAL = 0.5  # seconds: a report makes the training wait for the driver
 
 
@@ -36,8 +37,15 @@ def run_trial(trial: dict[str, Any], pixels: NDArray[np.uint8], about: dict[str,
     `pixels`: the images, uint8, N×1×28×28, in Ray's object store, which every worker of a machine reads in
     place; `about`: the image set's name, digest and source.
     """
+    try:
+        outcome = _train(Task(**trial["task"]), pixels, about)
+    except Exception as error:  # outside of the run: no room for its scratch files, say
+        outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")
+    tune.report({"status": outcome.status, "reason": outcome.reason})
+
+
+def _train(task: Task, pixels: NDArray[np.uint8], about: dict[str, str]) -> Outcome:
     torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
-    task = Task(**trial["task"])
     with warnings.catch_warnings():
         # The shared memory cannot be written to, and is not: batches are copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -51,14 +59,8 @@ def run_trial(trial: dict[str, Any], pixels: NDArray[np.uint8], about: dict[str,
             last_report = time.monotonic()
             tune.report({"progress": dataclasses.asdict(progress)})
 
-    outcome = run(
-        task.name,
-        config,
-        data,
-        MlflowTracker(task.tracking_uri, task.run_id, config, data, task.name),
-        report,
-    )
-    tune.report({"status": outcome.status, "reason": outcome.reason})
+    tracker = MlflowTracker(task.tracking_uri, task.run_id, config, data, task.name)
+    return run(task.name, config, data, tracker, report)
 
 
 class Listener(tune.Callback):
@@ -83,9 +85,8 @@ class Listener(tune.Callback):
             self._end(trial, result["status"], result["reason"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died, or broke outside of the run."""
-        error = str(trial.get_pickled_error() or "the worker died").strip()
-        self._end(trial, "FAILED", error.splitlines()[-1])
+        """A worker died: what breaks in a run is told as its outcome, not as an error."""
+        self._end(trial, "FAILED", WORKER_DIED)
 
     def _end(self, trial: Trial, status: str, reason: str) -> None:
         name = trial.config["task"]["name"]

@@ -7,7 +7,8 @@ from D's probabilities. The derivatives of the activations and of the cross-entr
 ones that autograd calls: the clamp at −100 and the lost gradient of a saturated sigmoid come out alike.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim.adam import adam
 
 from gan_core.config import RunConfig
 from gan_core.models import LEAK, PIXELS, Discriminator, Generator
 from gan_core.optimizers import build_optimizer
 
-# Autograd's own kernels, which have no public Python name: they make the gradient by the input from the gradient
-# by the result, and the result.
+# Autograd's own kernels, which have no public Python name. They take the gradient by the result, and the
+# result, and make the gradient by the input.
 _leaky_relu_backward: Any = torch.ops.aten.leaky_relu_backward.grad_input
 _tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward: Any = torch.ops.aten.sigmoid_backward.grad_input
@@ -116,33 +118,56 @@ class _Layer(NamedTuple):
 
 
 class _Network:
-    """The two layers of G or D, and their optimizer.
+    """The two layers of G or D, and `update`, which their optimizer does once the gradients are in.
 
-    For SGD a gradient's goal is the weight itself, W ← W − lr·gradient: a product that adds to a matrix is no
-    slower than one that overwrites it, so the update costs nothing. For the others all weights lie in one
-    vector and their gradients in another, for torch.optim to update in one go.
+    For SGD a gradient's goal is the weight itself, W ← W − lr·gradient: a product that adds to a matrix is
+    no slower than one that overwrites it, so no update is left to do. For the others all weights lie in one
+    vector and their gradients in another, to be updated in one go.
     """
 
     def __init__(self, module: nn.Module, config: RunConfig) -> None:
         parameters = list(module.parameters())
-        self._optimizer: torch.optim.Optimizer | None = None
+        self.update: Callable[[], object]
         if config.optimizer == "sgd":
             goals, alpha, beta = [p.detach() for p in parameters], -config.learning_rate, 1.0
+            self.update = _nothing
         else:
             weights = nn.Parameter(parameters_to_vector(parameters).detach())
             vector_to_parameters(weights.detach(), parameters)  # from now on views of it
             weights.grad = torch.zeros_like(weights)
             goals, alpha, beta = [torch.empty_like(p) for p in parameters], 1.0, 0.0
             vector_to_parameters(weights.grad, goals)
-            self._optimizer = build_optimizer(config, [weights])
+            optimizer = build_optimizer(config, [weights])
+            self.update = _adam(optimizer) if isinstance(optimizer, torch.optim.Adam) else optimizer.step
         W1, b1, W2, b2 = [p.detach() for p in parameters]
         ones = torch.ones(2 * config.batch_size)
         self.first = _Layer(W1, b1, goals[0], goals[1], alpha, beta, ones)
         self.second = _Layer(W2, b2, goals[2], goals[3], alpha, beta, ones)
 
-    def update(self) -> None:
-        if self._optimizer is not None:
-            self._optimizer.step()
+
+def _nothing() -> None:
+    pass
+
+
+def _adam(optimizer: torch.optim.Adam) -> Callable[[], None]:
+    """optimizer.step for its one tensor, without the bookkeeping, which takes longer than the update."""
+    (settings,) = optimizer.param_groups
+    (weights,) = settings["params"]
+    return partial(
+        adam,
+        params=[weights.detach()],
+        grads=[weights.grad],
+        exp_avgs=[torch.zeros_like(weights)],
+        exp_avg_sqs=[torch.zeros_like(weights)],
+        max_exp_avg_sqs=[],
+        state_steps=[torch.zeros(())],
+        beta1=settings["betas"][0],
+        beta2=settings["betas"][1],
+        **{name: settings[name] for name in ("lr", "eps", "weight_decay", "decoupled_weight_decay")},
+        amsgrad=False,
+        maximize=False,
+        fused=True,
+    )
 
 
 class _Half:

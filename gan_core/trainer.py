@@ -65,11 +65,12 @@ class PlainStep:
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
         """One pass over `images` (uint8, N×1×28×28), in batches of the indices in `order` (int64).
 
-        `noise` gives, for a batch of n, 2×(n or more)×z_dim, float32. Returns 4×batches, float32: the losses of
-        D and of G, and the mean scores of real and of fake images.
+        `noise` gives 2×(n or more)×z_dim, float32, for a batch of n. Returns 4×batches, float32: losses of D
+        and of G, mean scores of real and of fake images.
         """
         steps = [
-            self._step(to_unit_range(images[batch]), z[:, : len(batch)]) for batch, z in zip(order, noise)
+            self._step(to_unit_range(images[batch]), z[:, : len(batch)])
+            for batch, z in zip(order, noise, strict=False)
         ]
         return torch.stack(steps, dim=1)
 

@@ -68,8 +68,8 @@ class FastStep:
 
         half = at.D_half
         self._judge(half, p[: 2 * n])
-        D.second.add_gradient(half.d_out, half.h)
-        D.first.add_gradient(half.d_h, half.x)
+        D.second.backward(half.d_out, half.h)
+        D.first.backward(half.d_h, half.x)
         D.update()
 
         half = at.G_half
@@ -79,8 +79,8 @@ class FastStep:
         h_G = at.h_G[n:]
         torch.mm(at.d_fake, G.second.W, out=at.d_hG)
         _leaky_relu_backward(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
-        G.second.add_gradient(at.d_fake, h_G)
-        G.first.add_gradient(at.d_hG, z[n:])
+        G.second.backward(at.d_fake, h_G)
+        G.first.backward(at.d_hG, z[n:])
         G.update()
 
     def _judge(self, half: "_Half", p: Tensor) -> None:
@@ -95,54 +95,53 @@ class FastStep:
 
 
 class _Layer(NamedTuple):
-    """A linear layer, x (rows×in) → x·Wᵀ + b (rows×out), and the goals of its gradients.
-
-    A gradient is put down as goal ← β·goal + α·gradient.
-    """
+    """A linear layer, x (rows×in) → x·Wᵀ + b (rows×out)."""
 
     W: Tensor  # out×in
     b: Tensor
-    W_goal: Tensor
-    b_goal: Tensor
-    alpha: float
-    beta: float
-    ones: Tensor  # as many as an x has rows, at most
+    W_gradient: Tensor
+    b_gradient: Tensor
+    descent: float | None  # the learning rate, if the layer is to follow its gradient at once
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         return torch.addmm(self.b, x, self.W.t(), out=out)
 
-    def add_gradient(self, d_out: Tensor, x: Tensor) -> None:
+    def backward(self, d_out: Tensor, x: Tensor) -> None:
         """d_out: the loss's gradient by the layer's result, rows×out."""
-        self.W_goal.addmm_(d_out.t(), x, alpha=self.alpha, beta=self.beta)
-        self.b_goal.addmv_(d_out.t(), self.ones[: len(x)], alpha=self.alpha, beta=self.beta)
+        torch.sum(d_out, 0, out=self.b_gradient)
+        if self.descent is None:
+            torch.mm(d_out.t(), x, out=self.W_gradient)
+        else:
+            # A product that adds to a matrix is no slower than one that overwrites it: this update is free.
+            self.W.addmm_(d_out.t(), x, alpha=-self.descent)
+            self.b.sub_(self.b_gradient, alpha=self.descent)
 
 
 class _Network:
-    """The two layers of G or D, and `update`, which their optimizer does once the gradients are in.
+    """The two layers of G or D, and `update`: what their optimizer does once the gradients are there.
 
-    For SGD a gradient's goal is the weight itself, W ← W − lr·gradient: a product that adds to a matrix is
-    no slower than one that overwrites it, so no update is left to do. For the others all weights lie in one
-    vector and their gradients in another, to be updated in one go.
+    With SGD the layers follow their gradients themselves. For the others all weights lie in one vector and
+    their gradients in another, to be updated in one go.
     """
 
     def __init__(self, module: nn.Module, config: RunConfig) -> None:
         parameters = list(module.parameters())
-        self.update: Callable[[], object]
-        if config.optimizer == "sgd":
-            goals, alpha, beta = [p.detach() for p in parameters], -config.learning_rate, 1.0
-            self.update = _nothing
-        else:
-            weights = nn.Parameter(parameters_to_vector(parameters).detach())
-            vector_to_parameters(weights.detach(), parameters)  # from now on views of it
-            weights.grad = torch.zeros_like(weights)
-            goals, alpha, beta = [torch.empty_like(p) for p in parameters], 1.0, 0.0
-            vector_to_parameters(weights.grad, goals)
-            optimizer = build_optimizer(config, [weights])
-            self.update = _adam(optimizer) if isinstance(optimizer, torch.optim.Adam) else optimizer.step
+        weights = nn.Parameter(parameters_to_vector(parameters).detach())
+        vector_to_parameters(weights.detach(), parameters)  # from now on views of it
+        weights.grad = torch.zeros_like(weights)
+        gradients = [torch.empty_like(p) for p in parameters]
+        vector_to_parameters(weights.grad, gradients)
+
+        optimizer = build_optimizer(config, [weights])
+        self.update: Callable[[], object] = optimizer.step
+        descent = None
+        if isinstance(optimizer, torch.optim.SGD):
+            self.update, descent = _nothing, config.learning_rate
+        elif isinstance(optimizer, torch.optim.Adam):
+            self.update = _adam(optimizer)
         W1, b1, W2, b2 = [p.detach() for p in parameters]
-        ones = torch.ones(2 * config.batch_size)
-        self.first = _Layer(W1, b1, goals[0], goals[1], alpha, beta, ones)
-        self.second = _Layer(W2, b2, goals[2], goals[3], alpha, beta, ones)
+        self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
+        self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
 
 
 def _nothing() -> None:

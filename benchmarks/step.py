@@ -28,7 +28,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from gan_core.config import RunConfig, make_config
 from gan_core.data import default_data_dir, load_images
 from gan_core.fast_step import FastStep
-from gan_core.models import PIXELS, build_models
+from gan_core.models import PIXELS, build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.trainer import PlainStep, image_order, noise
 
@@ -46,6 +46,7 @@ def main() -> None:
         ("profile", "where a step's time goes, operation by operation"),
         ("larger", "larger batches and hidden layers"),
         ("threads", "one thread against two"),
+        ("collapsed", "runs whose D is saturated, with and without denormal numbers"),
         ("parts", "the parts of a step, and what else they could be made of"),
     ):
         modes.add_argument(f"--{mode}", action="store_true", help=what)
@@ -60,6 +61,8 @@ def main() -> None:
         compare_larger(images, args)
     elif args.threads:
         compare_threads(images, args)
+    elif args.collapsed:
+        compare_denormals(images, args)
     elif args.parts:
         compare_parts(images, args)
     else:
@@ -167,15 +170,17 @@ def usual_loop(config: RunConfig) -> Steps:
 
 
 def ours(kind: type[PlainStep] | type[FastStep], config: RunConfig, images: Tensor) -> Steps:
+    return through_batches(kind(config, *build_models(config)), config, images)
+
+
+def through_batches(runner: PlainStep | FastStep, config: RunConfig, images: Tensor) -> Steps:
     """Goes through the images in order, epoch after epoch, without the smaller last batches."""
-    runner = kind(config, *build_models(config))
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = 0
-        while True:
-            epoch += 1
-            order = image_order(config.seed, epoch, len(images)).split(config.batch_size)  # type: ignore[no-untyped-call]
-            yield from zip(order[: len(images) // config.batch_size], noise(config, epoch), strict=False)
+        for epoch in itertools.count(1):
+            order = image_order(config.seed, epoch, len(images))
+            whole = order[: len(order) // config.batch_size * config.batch_size].view(-1, config.batch_size)
+            yield from zip(whole, noise(config, epoch), strict=False)
 
     upcoming = batches()
 
@@ -273,6 +278,34 @@ def compare_threads(images: Tensor, args: argparse.Namespace) -> None:
         )
 
 
+def compare_denormals(images: Tensor, args: argparse.Namespace) -> None:
+    """A saturated run has no gradient, so an optimizer's running means decay into the denormal numbers."""
+
+    def collapsed(config: RunConfig, flush: bool) -> Steps:
+        G, D = build_models(config)
+        steps = through_batches(FastStep(config, G, D), config, images)
+
+        def take(count: int) -> None:
+            torch.set_flush_denormal(flush)
+            steps(count)
+            torch.set_flush_denormal(False)
+
+        steps(100)
+        with torch.no_grad():
+            list(D.parameters())[-1].add_(200.0)
+        take(2000)
+        return take
+
+    print("µs a step, median of the rounds; ratio: median (quartiles)\n")
+    print("| optimizer | as it is | denormals as 0 | as it is / denormals as 0 |\n|---|---|---|---|")
+    for optimizer in OPTIMIZERS:
+        config = make_config(optimizer=optimizer)
+        kept, flushed = take_turns(
+            {str(flush): collapsed(config, flush) for flush in (False, True)}, args.rounds, args.steps
+        ).values()
+        print(f"| {optimizer} | {middle(kept)} | {middle(flushed)} | {ratio(kept, flushed)} |", flush=True)
+
+
 def show_profile(images: Tensor) -> None:
     """Prints each operation's own time. PyTorch's profiler adds about a µs to each call: see calls, too."""
     numpy_tanh = np.tanh
@@ -296,7 +329,7 @@ def show_profile(images: Tensor) -> None:
         )
         products = sum(took for took, _, name in rows if name in ("aten::mm", "aten::addmm", "aten::addmm_"))
         print(
-            f"\n{kind.__name__}, {optimizer}: {middle(unwatched)} µs a step unwatched; its products {products:.0f}\n"
+            f"\n{kind.__name__}, {optimizer}: {middle(unwatched)} µs a step unwatched, {products:.0f} products\n"
         )
         print("| µs a step | calls | operation |\n|---|---|---|")
         for took, calls, name in rows:
@@ -311,8 +344,9 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
     n, h = 64, 128
     fakes, kept = torch.randn(2 * n, PIXELS), torch.empty(2 * n, PIXELS)
     fakes_numpy, kept_numpy = fakes.numpy(), kept.numpy()
-    pixels, batch = images.flatten(1), torch.randperm(len(images))[:n]
-    floats = pixels[:6400].float()  # more would not fit beside other runs; flatters the float gather
+    pixels = images.flatten(1)
+    batches = itertools.cycle(torch.randperm(len(images)).split(n)[:-1])  # type: ignore[no-untyped-call]
+    floats = to_unit_range(pixels)
     x, x_pixels = torch.empty(n, PIXELS), torch.empty(n, PIXELS, dtype=torch.uint8)
     W, dW, d, bias = (
         torch.randn(PIXELS, h),
@@ -335,7 +369,7 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
         torch.add(minus_one, kept, alpha=2, out=kept)
 
     def gather_bytes() -> None:
-        torch.index_select(pixels, 0, batch, out=x_pixels)
+        torch.index_select(pixels, 0, next(batches), out=x_pixels)
         x.copy_(x_pixels).div_(127.5).sub_(1.0)
 
     parts: dict[str, Callable[[], object]] = {
@@ -343,12 +377,11 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
         "tanh of 128×784: torch": lambda: torch.tanh(fakes, out=kept),
         "tanh of 128×784: 2σ(2x) − 1": tanh_by_sigmoid,
         "64 images: bytes, then to floats in place (taken)": gather_bytes,
-        "64 images: from floats in [-1, 1]": lambda: torch.index_select(floats, 0, batch % 6400, out=x),
+        "64 images: from floats in [-1, 1]": lambda: torch.index_select(floats, 0, next(batches), out=x),
         "noise 2×64×100": lambda: torch.randn(2, n, 100, generator=generator),
         "noise 32×2×64×100 (taken), for 32 steps": lambda: torch.randn(32, 2, n, 100, generator=generator),
         "128×128·128×784 and bias: addmm (taken)": lambda: torch.addmm(bias, d, W.t(), out=kept),
         "128×128·128×784: mm": lambda: torch.mm(d, W.t(), out=kept),
-        "128×128·128×784: numpy": lambda: np.matmul(d.numpy(), W.numpy().T, out=kept_numpy),
         "128×128·128×784: oneDNN": lambda: torch.ops.mkldnn._linear_pointwise(d, W, bias, "none", [], ""),
         "128×128·128×784: bfloat16": lambda: torch.mm(halves[d], halves[W].t()),
         "784×128·128×128: mm into a gradient": lambda: torch.mm(fakes.t(), d, out=dW),

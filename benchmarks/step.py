@@ -328,9 +328,7 @@ def show_profile(images: Tensor) -> None:
             reverse=True,
         )
         products = sum(took for took, _, name in rows if name in ("aten::mm", "aten::addmm", "aten::addmm_"))
-        print(
-            f"\n{kind.__name__}, {optimizer}: {middle(unwatched)} µs a step unwatched, {products:.0f} products\n"
-        )
+        print(f"\n{kind.__name__}, {optimizer}: {middle(unwatched)} µs unwatched, {products:.0f} products\n")
         print("| µs a step | calls | operation |\n|---|---|---|")
         for took, calls, name in rows:
             if took >= 1:

@@ -11,6 +11,7 @@ from gan_core.streams import stream_seed
 
 SIDE = 28  # pixels
 PIXELS = SIDE * SIDE
+LEAK = 0.2  # slope of the leaky ReLU below 0
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,7 +25,7 @@ class Generator(nn.Module):
         self.z_dim = z_dim
         self.hidden_dim = hidden_dim
         self.layers = nn.Sequential(
-            nn.Linear(z_dim, hidden_dim), nn.LeakyReLU(0.2), nn.Linear(hidden_dim, PIXELS), nn.Tanh()
+            nn.Linear(z_dim, hidden_dim), nn.LeakyReLU(LEAK), nn.Linear(hidden_dim, PIXELS), nn.Tanh()
         )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Discriminator(nn.Module):
         """hidden_dim: width of the hidden layer."""
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(PIXELS, hidden_dim), nn.LeakyReLU(0.2), nn.Linear(hidden_dim, 1), nn.Sigmoid()
+            nn.Linear(PIXELS, hidden_dim), nn.LeakyReLU(LEAK), nn.Linear(hidden_dim, 1), nn.Sigmoid()
         )
 
     def forward(self, images: Tensor) -> Tensor:

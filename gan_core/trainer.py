@@ -1,7 +1,7 @@
 """One run: trains G against D and yields what happens as events. Whoever iterates is in control."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,8 +9,9 @@ from torch import Tensor
 from gan_core.config import RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
 from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.fast_step import FastStep
 from gan_core.losses import discriminator_loss, generator_loss
-from gan_core.models import Generator, build_models, to_pixels, to_unit_range
+from gan_core.models import Discriminator, Generator, build_models, to_pixels, to_unit_range
 from gan_core.optimizers import build_optimizer
 from gan_core.streams import stream
 
@@ -30,48 +31,70 @@ def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
             f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}"
         )
     G, D = build_models(config)
-    G_parameters = list(G.parameters())
-    G_optimizer = build_optimizer(config, G_parameters)
-    D_optimizer = build_optimizer(config, D.parameters())
+    steps = FastStep(config, G, D)
     due = sample_epochs(config.epochs)
     z_fixed = fixed_noise(config.z_dim)
 
     yield Samples(0, generate(G, z_fixed))
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
-        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)
-        record = torch.empty(
-            4, len(order)
-        )  # losses of D and G, scores of real and fake; a column an iteration
-
-        for step, (batch, z) in enumerate(zip(order, noise(config, epoch), strict=False)):
-            x = to_unit_range(images[batch])  # N×1×28×28
-            z_D, z_G = z[:, : len(batch)]  # N×z_dim each; the last batch of an epoch can be smaller
-
-            # D: maximise log D(x) + log(1 − D(G(z)))
-            with torch.no_grad():
-                fake = G(z_D)
-            p_real, p_fake = D(x), D(fake)  # N×1
-            D_loss = discriminator_loss(p_real, p_fake)
-            D_optimizer.zero_grad()
-            D_loss.backward()
-            D_optimizer.step()
-
-            # G: maximise log D(G(z))
-            G_loss = generator_loss(D(G(z_G)))
-            G_optimizer.zero_grad()
-            G_loss.backward(inputs=G_parameters)  # D's own gradients are not wanted here
-            G_optimizer.step()
-
-            record[:, step] = torch.stack([D_loss, G_loss, p_real.mean(), p_fake.mean()]).detach()
-
-        D_losses, G_losses, real, fake_scores = record.numpy()
+        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)  # type: ignore[no-untyped-call]
+        record = steps.epoch(images, order, noise(config, epoch))
+        D_losses, G_losses, real_scores, fake_scores = record.numpy()
         seconds = time.perf_counter() - started
-        yield EpochEnd(epoch, D_losses, G_losses, real, fake_scores, len(images), seconds)
+        yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
         refuse_non_finite(epoch, record)
         if epoch in due:
             yield Samples(epoch, generate(G, z_fixed))
     yield Trained(G)
+
+
+class PlainStep:
+    """The training step as one writes it down with autograd: what `FastStep` is held against.
+
+    Changes G and D in place.
+    """
+
+    def __init__(self, config: RunConfig, G: Generator, D: Discriminator) -> None:
+        """config: the run's; G and D: as `build_models` makes them from it."""
+        self.G, self.D = G, D
+        self.G_parameters = list(G.parameters())
+        self.G_optimizer = build_optimizer(config, self.G_parameters)
+        self.D_optimizer = build_optimizer(config, D.parameters())
+
+    def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
+        """One pass over `images` (uint8, N×1×28×28), in batches of the indices in `order` (int64).
+
+        `noise` gives 2×(n or more)×z_dim, float32, for a batch of n. Returns 4×batches, float32: losses of D
+        and of G, mean scores of real and of fake images.
+        """
+        steps = [
+            self._step(to_unit_range(images[batch]), z[:, : len(batch)])
+            for batch, z in zip(order, noise, strict=False)
+        ]
+        return torch.stack(steps, dim=1)
+
+    def _step(self, x: Tensor, z: Tensor) -> Tensor:
+        """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""
+        z_D, z_G = z
+
+        # D: maximise log D(x) + log(1 − D(G(z)))
+        with torch.no_grad():
+            fake = self.G(z_D)
+        p_real, p_fake = self.D(x), self.D(fake)  # n×1
+        D_loss = discriminator_loss(p_real, p_fake)
+        self.D_optimizer.zero_grad()
+        D_loss.backward()  # type: ignore[no-untyped-call]
+        self.D_optimizer.step()
+
+        # G: maximise log D(G(z))
+        G_loss = generator_loss(self.D(self.G(z_G)))
+        self.G_optimizer.zero_grad()
+        # D's own gradients are not wanted here.
+        G_loss.backward(inputs=self.G_parameters)  # type: ignore[no-untyped-call]
+        self.G_optimizer.step()
+
+        return torch.stack([D_loss, G_loss, p_real.mean(), p_fake.mean()]).detach()
 
 
 def refuse_non_finite(epoch: int, record: Tensor) -> None:

@@ -1,6 +1,5 @@
 """`python -m gan_core`: one local run, tracked in MLflow or written to a folder."""
 
-import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from gan_core.command_line import (
 )
 from gan_core.config import FIELDS, RunConfig, make_config
 from gan_core.data import ImageSet, load_images
+from gan_core.errors import UserError
 from gan_core.live import LiveView
 from gan_core.run import Tracker, run
 from gan_core.run_folder import RunFolder
+from gan_core.trainer import require_device
 
 
 def main() -> int:
@@ -28,7 +29,10 @@ def main() -> int:
     args = _parser().parse_args()
     config = make_config(**given_settings(args))
     name = check_name("--name", args.name or f"{config.optimizer}_z{config.z_dim}_s{config.seed}")
-    torch.set_num_threads(1)  # the network is too small to gain from more
+    require_device(config.device)
+    if args.threads < 1:
+        raise UserError(f"--threads should be 1 or more, got {args.threads}")
+    torch.set_num_threads(args.threads)
     data, tracker, where = _prepare(args, name, config)
     print(f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}")
     with LiveView({name: config.epochs}) as view:
@@ -42,6 +46,13 @@ def _parser() -> OneLineParser:
     for name in FIELDS:
         add_field(parser, name)
     add_places(parser)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="CPU threads of the training; 1 or more (default: 1)",
+    )
     parser.add_argument("--name", metavar="NAME", help="name of the run (default: such as sgd_z100_s0)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write plain files to this folder, and nothing to MLflow"
@@ -68,5 +79,4 @@ def _prepare(args: Namespace, name: str, config: RunConfig) -> tuple[ImageSet, T
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     run_command("python -m gan_core", main)

@@ -30,10 +30,12 @@ def flag(name: str) -> str:
 def add_field(parser: argparse.ArgumentParser, name: str) -> None:
     """The flag of one field of RunConfig, with its type, default and description."""
     field = FIELDS[name]
+    # str, int or float; a choice of words (Literal) is checked by the config, like everything else.
+    kind = cast(Callable[[str], Any], field.annotation if isinstance(field.annotation, type) else str)
     default = None if field.default_factory else field.default
     parser.add_argument(
         flag(name),
-        type=cast(Callable[[str], Any], field.annotation),  # str, int or float
+        type=kind,
         metavar=name.rsplit("_", maxsplit=1)[-1].upper(),
         help=f"{field.description} (default: {'each optimizer has its own' if default is None else default})",
     )

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -53,6 +53,7 @@ class RunConfig:
         64, ge=1, le=1_000_000, description="real images in a step; 1 up to the size of the image set"
     )
     epochs: int = Field(100, ge=1, le=1_000_000, description="passes over the image set; 1 or more")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the run trains: cpu or cuda")
     seed: int = Field(0, ge=0, lt=2**63, description="source of every random stream of the run; 0 or more")
 
     @model_validator(mode="after")

@@ -26,33 +26,42 @@ def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
     Stopping to iterate stops the training. Raises UserError if a batch is larger than the image set, and
     NonFiniteLossError at the end of the first epoch in which a loss is infinite or not a number.
     """
+    require_device(config.device)
     if config.batch_size > len(images):
         raise UserError(
             f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}"
         )
     G, D = build_models(config)
-    steps = FastStep(config, G, D)
+    on_cpu = config.device == "cpu"
+    steps = FastStep(config, G, D) if on_cpu else PlainStep(config, G.cuda(), D.cuda())
+    images = images.to(config.device)
     due = sample_epochs(config.epochs)
     z_fixed = fixed_noise(config.z_dim)
 
     yield Samples(0, generate(G, z_fixed))
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
-        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)
-        record = steps.epoch(images, order, noise(config, epoch))
+        order = image_order(config.seed, epoch, len(images)).to(config.device).split(config.batch_size)
+        record = steps.epoch(images, order, noise(config, epoch)).cpu()
         D_losses, G_losses, real_scores, fake_scores = record.numpy()
         seconds = time.perf_counter() - started
         yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
         refuse_non_finite(epoch, record)
         if epoch in due:
             yield Samples(epoch, generate(G, z_fixed))
-    yield Trained(G)
+    yield Trained(G.cpu())
+
+
+def require_device(device: str) -> None:
+    """Raise UserError if there is no such device here."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device should be cpu here: PyTorch finds no GPU, got 'cuda'")
 
 
 class PlainStep:
-    """The training step as one writes it down with autograd: what `FastStep` is held against.
+    """The training step as one writes it down with autograd: `FastStep` is held against it; a GPU runs it.
 
-    Changes G and D in place.
+    Changes G and D in place. All that it is given lies where they do, but for the noise.
     """
 
     def __init__(self, config: RunConfig, G: Generator, D: Discriminator) -> None:
@@ -69,7 +78,7 @@ class PlainStep:
         and of G, mean scores of real and of fake images.
         """
         steps = [
-            self._step(to_unit_range(images[batch]), z[:, : len(batch)])
+            self._step(to_unit_range(images[batch]), z[:, : len(batch)].to(images.device))
             for batch, z in zip(order, noise, strict=False)
         ]
         return torch.stack(steps, dim=1)
@@ -138,5 +147,5 @@ def sample_epochs(epochs: int) -> set[int]:
 
 @torch.no_grad()
 def generate(G: Generator, z: Tensor) -> Tensor:
-    """G's images of z (N×z_dim) as uint8, N×1×28×28."""
-    return to_pixels(G(z))
+    """G's images of z (N×z_dim) as uint8 on the CPU, N×1×28×28."""
+    return to_pixels(G(z.to(next(G.parameters()).device))).cpu()

@@ -101,6 +101,7 @@ def _parser() -> OneLineParser:
 
 def _train_all(plan: Plan, run_ids: dict[str, str], data: ImageSet, view: LiveView) -> dict[str, str]:
     """Train every run on Ray's workers; the reasons of those that failed, by name."""
+    import ray
     from ray import tune
 
     from sweeps.trial import Listener, Task, run_trial
@@ -113,6 +114,10 @@ def _train_all(plan: Plan, run_ids: dict[str, str], data: ImageSet, view: LiveVi
     # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
     about = {"name": data.name, "digest": data.digest, "source": data.source}
     trainable = tune.with_parameters(run_trial, pixels=data.images.numpy(), about=about)
+    if plan.runs[0].config.device == "cuda":
+        # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
+        share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))
+        trainable = tune.with_resources(trainable, {"cpu": 1, "gpu": min(share, 1)})
     with tempfile.TemporaryDirectory(prefix="gan-tune-") as scratch:
         tune.Tuner(
             trainable,

@@ -50,6 +50,7 @@ def test_a_broken_run_says_why_and_exits_with_1(command, tmp_path):
     ("words", "said"),
     [
         (["--z-dim", "0"], "z_dim should be greater than or equal to 1, got 0"),
+        (["--threads", "0"], "--threads should be 1 or more, got 0"),
         (["--optimizer", "sdg"], "optimizer should be one of sgd, adam, adamw, rmsprop, got 'sdg'"),
         (["--zdim", "3"], "unrecognized arguments: --zdim 3 (see --help)"),
     ],

@@ -17,6 +17,7 @@ GOOD = {
     "hidden_dim": st.integers(1, 1_000_000),
     "batch_size": st.integers(1, 1797),
     "epochs": st.integers(1, 1_000_000),
+    "device": st.sampled_from(["cpu", "cuda"]),
     "seed": st.integers(0, 2**63 - 1),
 }
 MISTYPED = st.one_of(st.none(), st.booleans(), st.lists(st.integers()), st.binary())
@@ -29,6 +30,7 @@ BAD = {
     | st.floats(max_value=0)
     | st.sampled_from([float("nan"), float("inf")])
     | st.text(),
+    "device": MISTYPED | st.integers() | st.text(),
     **{
         name: MISTYPED | st.integers(max_value=least - 1) | st.floats() | st.text()
         for name, least in (("z_dim", 1), ("hidden_dim", 1), ("batch_size", 1), ("epochs", 1), ("seed", 0))
@@ -86,6 +88,7 @@ def test_the_hash_tells_every_setting_but_the_length_of_the_run():
         "z_dim": 20,
         "hidden_dim": 64,
         "batch_size": 32,
+        "device": "cuda",
         "seed": 1,
     }
     hashes = {

@@ -49,7 +49,7 @@ def test_a_run_is_wholly_in_the_store(uri, rows, small):
     assert logged.info.run_name == "adam_z5_s0"
     assert logged.data.params == {
         "dataset": "digits", "optimizer": "adam", "learning_rate": "0.0002", "z_dim": "5", "hidden_dim": "8",
-        "batch_size": "32", "epochs": "6", "seed": "0",
+        "batch_size": "32", "epochs": "6", "seed": "0", "device": "cpu",
     }  # fmt: skip
     assert logged.data.tags["config_hash"] == CONFIG.config_hash
     assert logged.data.tags["mlflow.user"]

@@ -237,6 +237,22 @@ def test_a_batch_larger_than_the_images_is_refused():
         next(train(tiny(), images_of(10)))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: nothing to refuse")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="finds no GPU"):
+        next(train(tiny(device="cuda"), images_of(16)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_the_same_to_rounding():
+    on_cpu, on_gpu = (
+        of_kind(train(tiny(learning_rate=0.01, device=device), images_of(69)), EpochEnd)
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        np.testing.assert_allclose(one.generator_losses, other.generator_losses, rtol=1e-3)
+
+
 def test_to_stop_iterating_stops_the_training():
     run = train(tiny(epochs=1_000_000), images_of(16))
     assert isinstance(next(run), Samples)

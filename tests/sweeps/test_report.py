@@ -60,7 +60,7 @@ def test_the_parent_has_the_grid_in_its_params(client, sweep):
     assert parent.info.status == "RUNNING"
     assert parent.data.params == {
         "optimizers": "sgd adam", "z_dims": "5 7", "seeds": "0", "learning_rates": "each optimizer's own",
-        "dataset": "digits", "hidden_dim": "8", "batch_size": "64", "epochs": "2",
+        "dataset": "digits", "hidden_dim": "8", "batch_size": "64", "epochs": "2", "device": "cpu",
     }  # fmt: skip
 
 

@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
@@ -54,6 +55,15 @@ class RunConfig:
     epochs: int = Field(100, ge=1, le=1_000_000, description="passes over the image set; 1 or more")
     seed: int = Field(0, ge=0, lt=2**63, description="source of every random stream of the run; 0 or more")
 
+    @model_validator(mode="after")
+    def _batch_fits(self) -> Self:
+        size = DATASETS[self.dataset].size
+        if self.batch_size > size:
+            raise ValueError(
+                f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}"
+            )
+        return self
+
     @property
     def config_hash(self) -> str:
         """16 hex digits over all that decides the course of the training.
@@ -65,7 +75,8 @@ class RunConfig:
         return hashlib.sha256(json.dumps(course, sort_keys=True).encode()).hexdigest()[:16]
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
+# By name: type, default, description.
+FIELDS: dict[str, FieldInfo] = RunConfig.__pydantic_fields__  # type: ignore[attr-defined]
 
 
 def make_config(**settings: Any) -> RunConfig:
@@ -73,9 +84,15 @@ def make_config(**settings: Any) -> RunConfig:
     try:
         return RunConfig(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        if first["type"] == "unexpected_keyword_argument":
-            raise UserError(f"there is no setting {field}; there are {', '.join(FIELDS)}") from error
-        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        raise UserError(f"{field} {reason}, got {first['input']!r}") from error
+        raise UserError(_in_one_line(error)) from error
+
+
+def _in_one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not first["loc"]:
+        return reason
+    field = str(first["loc"][0])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"there is no setting {field}; there are {', '.join(FIELDS)}"
+    return f"{field} {reason}, got {first['input']!r}"

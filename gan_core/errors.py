@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class NonFiniteLossError(ArithmeticError):
     """A loss became infinite or not a number: the run cannot go on."""
+
+
+class TrackingError(Exception):
+    """The tracking store did not take what was written, for longer than one waits."""

@@ -20,7 +20,7 @@ NOISE_BLOCK = 32  # steps whose noise is drawn at once
 
 
 def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
-    """Train on `images` (uint8, N×1×28×28): Samples at epoch 0, then EpochEnd, and Samples where due; last Trained.
+    """Train on `images` (uint8, N×1×28×28): Samples of epoch 0; an EpochEnd, and Samples where due; Trained.
 
     The same config and images give the same weights, bit for bit, on the same machine and number of threads.
     Stopping to iterate stops the training. Raises UserError if a batch is larger than the image set, and
@@ -28,7 +28,7 @@ def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
     """
     if config.batch_size > len(images):
         raise UserError(
-            f"batch_size should be at most {len(images)}, the size of {config.dataset}, got {config.batch_size}"
+            f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}"
         )
     G, D = build_models(config)
     steps = FastStep(config, G, D)

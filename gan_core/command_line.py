@@ -1,0 +1,90 @@
+"""What the commands share: flags made from the config's fields, one-line errors, exit codes, signals."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, cast
+
+from gan_core.config import FIELDS
+from gan_core.errors import UserError
+
+OK, RUN_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with one line, without the usage text before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the mistake as any other of the user's."""
+        raise UserError(f"{message} (see --help)")
+
+
+def flag(name: str) -> str:
+    """The flag of a field: z_dim → --z-dim."""
+    return "--" + name.replace("_", "-")
+
+
+def add_field(parser: argparse.ArgumentParser, name: str) -> None:
+    """The flag of one field of RunConfig, with its type, default and description."""
+    field = FIELDS[name]
+    default = None if field.default_factory else field.default
+    parser.add_argument(
+        flag(name),
+        type=cast(Callable[[str], Any], field.annotation),  # str, int or float
+        metavar=name.rsplit("_", maxsplit=1)[-1].upper(),
+        help=f"{field.description} (default: {'each optimizer has its own' if default is None else default})",
+    )
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of RunConfig whose flags were given."""
+    return {name: value for name, value in vars(args).items() if name in FIELDS and value is not None}
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where data come from and where results go."""
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR",
+        help="where image sets are kept (default: GAN_DATA_DIR, else the project's data folder)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="MLflow store: sqlite:///FILE, or a server's http://HOST:PORT "
+        "(default: MLFLOW_TRACKING_URI, else mlflow.db beside pyproject.toml)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--experiment", default="gan-grid", metavar="NAME", help="MLflow experiment (default: gan-grid)"
+    )
+
+
+def check_name(what: str, name: str) -> str:
+    """The name, if it can stand in a table and a store; else UserError."""
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise UserError(
+            f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)"
+        )
+    return name
+
+
+def run_command(program: str, command: Callable[[], int]) -> NoReturn:
+    """Run a command to the process's end: a user's mistake is one line and exit code 2, an interruption 130.
+
+    SIGTERM is taken as Ctrl-C is, so that both leave the same order behind.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = command()
+    except UserError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        code = BAD_USAGE
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

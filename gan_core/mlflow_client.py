@@ -1,0 +1,14 @@
+"""MLflow as this project uses it: an explicit client, and no messages but warnings."""
+
+import logging
+import os
+
+# Read when MLflow is imported: it sends usage data unless told not to.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+__all__ = ["MlflowClient"]

@@ -1,0 +1,66 @@
+"""Pictures of a run: its loss curves, and sheets of generated images."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from gan_core.events import EpochEnd, Event
+
+D_COLOUR, G_COLOUR = "#1f5fa8", "#d1641a"  # told apart by colour-blind readers and in grey
+SHEET_SCALE = 2  # screen pixels for a pixel of an image
+
+
+def plot_losses(events: Iterable[Event], title: str = "") -> Figure:
+    """G's and D's loss over training: every iteration lightly, and a running mean as long as an epoch."""
+    epochs = [event for event in events if isinstance(event, EpochEnd)]
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    if epochs:
+        per_epoch = len(epochs[0].generator_losses)
+        for name, colour, losses in (
+            ("G", G_COLOUR, np.concatenate([epoch.generator_losses for epoch in epochs])),
+            ("D", D_COLOUR, np.concatenate([epoch.discriminator_losses for epoch in epochs])),
+        ):
+            draw_losses(axes, losses, per_epoch, colour, name)
+        axes.legend(frameon=False)
+    axes.set(title=title, xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_losses(axes: Axes, losses: NDArray[np.float32], per_epoch: int, colour: str, label: str) -> None:
+    """One loss, an element an iteration, against the epoch: iterations lightly under their running mean."""
+    epoch = np.arange(1, len(losses) + 1) / per_epoch
+    # An envelope of at most 2,000 spans shows what 94,000 iterations would, and is drawn at once.
+    low, high, at = envelope(losses, epoch)
+    axes.fill_between(at, low, high, color=colour, alpha=0.25, linewidth=0)
+    window = min(per_epoch, len(losses))
+    mean = running_mean(losses, window)
+    thin = slice(None, None, max(1, len(mean) // 4000))
+    axes.plot(epoch[window - 1 :][thin], mean[thin], color=colour, linewidth=1.5, label=label)
+
+
+def running_mean(values: NDArray[np.float32], window: int) -> NDArray[np.float64]:
+    """The mean of each `window` consecutive values: one element for each full window."""
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return np.asarray((total[window:] - total[:-window]) / window)
+
+
+def envelope(
+    values: NDArray[np.float32], at: NDArray[np.float64], spans: int = 2000
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """The least and the greatest value in each of at most `spans` equal spans, and where each span begins."""
+    starts = np.unique(np.linspace(0, len(values), min(spans, len(values)), endpoint=False).astype(int))
+    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts), at[starts]
+
+
+def sample_sheet(images: Tensor) -> Image.Image:
+    """Images (uint8, N×1×28×28) as one grey sheet, eight in a row, in order."""
+    sheet = make_grid(images, nrow=8, padding=2, pad_value=96)[0].numpy()  # make_grid repeats the one channel
+    return Image.fromarray(sheet.repeat(SHEET_SCALE, axis=0).repeat(SHEET_SCALE, axis=1))

@@ -1,0 +1,76 @@
+"""Events → plain files in a folder: a run's record by itself, and what a tracker stores as artifacts."""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gan_core.atomic import write_atomically
+from gan_core.config import RunConfig
+from gan_core.errors import UserError
+from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.generator_file import GENERATOR_FILE, save_generator
+from gan_core.plots import plot_losses, sample_sheet
+
+
+class RunFolder:
+    """Writes config.json, metrics.csv, samples/epoch_*.png, generator.safetensors, losses.npz, losses.png."""
+
+    def __init__(self, folder: Path, config: RunConfig, title: str) -> None:
+        """Make `folder` if need be; raise UserError if something is in it already or it cannot be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise UserError(f"the output folder {folder} is not empty: choose another")
+            (folder / "samples").mkdir()
+            settings = {**dataclasses.asdict(config), "config_hash": config.config_hash}
+            write_atomically(folder / "config.json", json.dumps(settings, indent=2).encode())
+        except OSError as error:
+            raise UserError(f"cannot write to the output folder {folder}: {error}") from error
+        self.folder = folder
+        self._title = title
+        self._epochs: list[EpochEnd] = []
+
+    def log(self, event: Event) -> None:
+        """Write what the event brings."""
+        match event:
+            case Samples(epoch, images):
+                png = io.BytesIO()
+                sample_sheet(images).save(png, format="png")
+                write_atomically(self.folder / sheet_name(epoch), png.getvalue())
+            case EpochEnd():
+                self._epochs.append(event)
+                row = {"epoch": event.epoch, **event.metrics()}
+                with (self.folder / "metrics.csv").open("a", newline="") as file:
+                    table = csv.DictWriter(file, row)
+                    if event.epoch == 1:
+                        table.writeheader()
+                    table.writerow(row)
+            case Trained(generator):
+                save_generator(generator, self.folder / GENERATOR_FILE)
+
+    def close(self, status: str, reason: str = "", trace: str = "") -> None:
+        """Write the losses of every iteration as arrays and as a figure; how the run ended; its traceback."""
+        ending = {"status": status, **({"failure_reason": reason} if reason else {})}
+        write_atomically(self.folder / "status.json", json.dumps(ending, indent=2).encode())
+        if self._epochs:
+            arrays = io.BytesIO()
+            np.savez_compressed(
+                arrays,
+                discriminator=np.stack([epoch.discriminator_losses for epoch in self._epochs]),
+                generator=np.stack([epoch.generator_losses for epoch in self._epochs]),
+            )
+            write_atomically(self.folder / "losses.npz", arrays.getvalue())
+            picture = io.BytesIO()
+            plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
+            write_atomically(self.folder / "losses.png", picture.getvalue())
+        if trace:
+            write_atomically(self.folder / "traceback.txt", trace.encode())
+
+
+def sheet_name(epoch: int) -> str:
+    """The path of an epoch's sample sheet within a run's files."""
+    return f"samples/epoch_{epoch:04d}.png"

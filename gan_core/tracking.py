@@ -1,0 +1,181 @@
+"""Events → one MLflow run, written on a thread of its own so that training does not wait for the store."""
+
+import dataclasses
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from PIL import Image
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from gan_core.config import RunConfig
+from gan_core.data import ImageSet
+from gan_core.errors import TrackingError
+from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.generator_file import GENERATOR_FILE
+from gan_core.mlflow_client import MlflowClient
+from gan_core.run_folder import RunFolder, sheet_name
+
+WRITE_INTERVAL = 1.0  # seconds between two writes to the store: an epoch of a small image set is shorter
+PATIENCE = 300.0  # seconds to go on trying a store that does not take what is written
+LASTING_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+
+
+class MlflowTracker:
+    """Logs a run's events to the MLflow run `run_id`, which exists already, through a client of its own.
+
+    What is logged is in the store within about a second; `close` returns when all of it is.
+    """
+
+    def __init__(self, tracking_uri: str, run_id: str, config: RunConfig, data: ImageSet, title: str) -> None:
+        """Begin to write: status RUNNING, every setting a param, the image set an input."""
+        self._client = MlflowClient(tracking_uri)
+        self._run_id = run_id
+        self._scratch = tempfile.TemporaryDirectory(prefix="gan-run-")
+        self._files = RunFolder(Path(self._scratch.name), config, title)
+        self._queue: SimpleQueue[tuple[Event, int]] = SimpleQueue()
+        self._closing = threading.Event()
+        self._error: TrackingError | None = None
+        self._thread = threading.Thread(
+            target=self._write_until_closed, args=(config, data), name="mlflow-writer", daemon=True
+        )
+        self._thread.start()
+
+    def log(self, event: Event) -> None:
+        """Hand the event to the writer. Raises TrackingError if the writer has given up."""
+        if self._error:
+            raise self._error
+        self._queue.put((event, _now()))
+
+    def close(self, status: str, reason: str = "", trace: str = "") -> None:
+        """Write what is left, then end the run as `status`: FINISHED, FAILED or KILLED.
+
+        `reason` becomes the tag failure_reason, `trace` the artifact traceback.txt. Raises TrackingError if
+        the store does not take it; whoever started the run then has to settle its status.
+        """
+        self._closing.set()
+        self._thread.join()
+        try:
+            if self._error:
+                raise self._error
+            self._files.close(status, reason, trace)
+            for name in ("losses.npz", "losses.png", "metrics.csv", "config.json", "traceback.txt"):
+                if (self._files.folder / name).exists():
+                    self._upload(name)
+            self._persist(lambda: end_run(self._client, self._run_id, status, reason))
+        finally:
+            self._scratch.cleanup()
+
+    def _write_until_closed(self, config: RunConfig, data: ImageSet) -> None:
+        try:
+            self._begin(config, data)
+            while not self._closing.wait(WRITE_INTERVAL):
+                self._write_waiting()
+            self._write_waiting()
+        except Exception as error:  # handed on to the training thread by log() and close()
+            self._error = TrackingError(f"logging to the store failed: {type(error).__name__}: {error}")
+
+    def _begin(self, config: RunConfig, data: ImageSet) -> None:
+        params = [Param(name, str(value)) for name, value in dataclasses.asdict(config).items()]
+        source = json.dumps({"source": data.source})
+        profile = json.dumps({"images": len(data.images), "shape": list(data.images.shape[1:])})
+        dataset = Dataset(data.name, data.digest, "local", source, profile=profile)
+        self._persist(lambda: self._client.update_run(self._run_id, status="RUNNING"))
+        self._persist(lambda: self._client.log_batch(self._run_id, params=params))
+        self._persist(lambda: self._client.log_inputs(self._run_id, [DatasetInput(dataset)]))
+
+    def _write_waiting(self) -> None:
+        """Write all that has come since the last write: its metrics as one batch, then its files."""
+        waiting: list[tuple[Event, int]] = []
+        try:
+            while True:
+                waiting.append(self._queue.get_nowait())
+        except Empty:
+            pass
+        metrics = [
+            Metric(name, value, at, event.epoch)
+            for event, at in waiting
+            if isinstance(event, EpochEnd)
+            for name, value in event.metrics().items()
+        ]
+        if metrics:
+            self._persist(lambda: self._client.log_batch(self._run_id, metrics=metrics))
+        for event, at in waiting:
+            self._files.log(event)
+            match event:
+                case Samples(epoch):
+                    self._log_sheet(epoch, at)
+                case Trained():
+                    self._upload(GENERATOR_FILE)
+
+    def _log_sheet(self, epoch: int, at: int) -> None:
+        """As a file under its own name, and as a step of the UI's image slider."""
+        self._upload(sheet_name(epoch))
+        with Image.open(self._files.folder / sheet_name(epoch)) as sheet:
+            sheet.load()
+        self._persist(
+            lambda: self._client.log_image(
+                self._run_id, sheet, key="samples", step=epoch, timestamp=at, synchronous=True
+            )
+        )
+
+    def _upload(self, name: str) -> None:
+        folder = str(Path(name).parent) if "/" in name else None
+        path = str(self._files.folder / name)
+        self._persist(lambda: self._client.log_artifact(self._run_id, path, folder))
+
+    def _persist(self, write: Callable[[], object]) -> None:
+        """Try until the store takes it: SQLite may be locked by other writers, a server may restart.
+
+        To write the same twice is harmless: a metric's point is known by its key, step, time and value.
+        """
+        for attempt in Retrying(
+            retry=retry_if_exception(_may_pass),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_delay(PATIENCE),
+            reraise=True,
+        ):
+            with attempt:
+                write()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a failed write may succeed later: all but what the store refuses for what it is."""
+    return (isinstance(error, MlflowException) and error.error_code not in LASTING_ERRORS) or isinstance(
+        error, OSError
+    )
+
+
+def _now() -> int:
+    return int(time.time() * 1000)  # milliseconds, as MLflow counts
+
+
+def create_run(
+    client: MlflowClient, experiment_id: str, name: str, config: RunConfig, tags: dict[str, str] | None = None
+) -> str:
+    """A new MLflow run for `config`, not begun yet (SCHEDULED); its id."""
+    every = {**context_tags(), "config_hash": config.config_hash, **(tags or {})}
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=every).info.run_id)
+    client.update_run(run_id, status="SCHEDULED")
+    return run_id
+
+
+@cache
+def context_tags() -> dict[str, str]:
+    """MLflow's tags of who runs what, from which commit: a client does not add them by itself."""
+    return dict(resolve_tags())
+
+
+def end_run(client: MlflowClient, run_id: str, status: str, reason: str = "") -> None:
+    """End the run as `status`, with the reason, if there is one, as its tag failure_reason."""
+    if reason:
+        client.log_batch(run_id, tags=[RunTag("failure_reason", reason[:5000])])
+    client.set_terminated(run_id, status)

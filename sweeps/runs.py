@@ -1,0 +1,98 @@
+"""The MLflow runs of a sweep: one parent, one child for each cell and seed, and no status that lies."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mlflow.entities import Param, Run, ViewType
+
+from gan_core.mlflow_client import MlflowClient
+from gan_core.tracking import context_tags, create_run, end_run
+from sweeps.grid import AXES, GridRun
+from sweeps.plan import Plan
+
+PARENT_TAG = "mlflow.parentRunId"
+CELL_TAG = "sweep.cell"
+UNFINISHED = ("SCHEDULED", "RUNNING")
+
+
+class Sweep(NamedTuple):
+    """A sweep in the store, known by its parent run."""
+
+    experiment_id: str
+    parent_id: str
+    name: str
+
+
+def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Sweep:
+    """The parent run, RUNNING, with the axes and what all runs have in common as params."""
+    tags = {**context_tags(), "sweep.kind": "grid"}
+    parent = client.create_run(experiment_id, run_name=plan.name, tags=tags)
+    sweep = Sweep(experiment_id, parent.info.run_id, plan.name)
+    grid, common = plan.grid, dataclasses.asdict(plan.runs[0].config)
+    params = {
+        "optimizers": _listed(grid.optimizers),
+        "z_dims": _listed(grid.z_dims),
+        "seeds": _listed(grid.seeds),
+        "learning_rates": _listed(grid.learning_rates) or "each optimizer's own",
+        **{name: str(value) for name, value in common.items() if name not in AXES},
+    }
+    client.log_batch(sweep.parent_id, params=[Param(key, value) for key, value in params.items()])
+    return sweep
+
+
+def add_children(client: MlflowClient, sweep: Sweep, runs: Iterable[GridRun]) -> dict[str, str]:
+    """A child for each run, SCHEDULED; their ids, by the run's name."""
+    return {
+        run.name: create_run(
+            client,
+            sweep.experiment_id,
+            run.name,
+            run.config,
+            {PARENT_TAG: sweep.parent_id, CELL_TAG: str(run.cell)},
+        )
+        for run in runs
+    }
+
+
+def children(client: MlflowClient, sweep: Sweep) -> list[Run]:
+    """The children of a sweep, oldest first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [sweep.experiment_id],
+            f"tags.`{PARENT_TAG}` = '{sweep.parent_id}'",
+            run_view_type=ViewType.ACTIVE_ONLY,
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def settle(client: MlflowClient, sweep: Sweep, cut_off: str, reasons: dict[str, str]) -> dict[str, str]:
+    """End the children that no worker has ended as `cut_off`, then the parent; each child's status, by name.
+
+    To be called when no worker is left: a run is then FINISHED or FAILED by its own word, or was cut off.
+    `reasons`: what is known of the runs that died, by name.
+    """
+    statuses = {}
+    for run in children(client, sweep):
+        name, status = run.info.run_name, run.info.status
+        if status in UNFINISHED:
+            status = cut_off
+            reason = reasons.get(name, "interrupted" if cut_off == "KILLED" else "its worker died")
+            end_run(client, run.info.run_id, status, reason)
+        statuses[name] = status
+    ended = set(statuses.values())
+    whole = "FINISHED" if ended == {"FINISHED"} else "KILLED" if "KILLED" in ended else "FAILED"
+    end_run(client, sweep.parent_id, whole)
+    return statuses
+
+
+def _listed(axis: Iterable[object]) -> str:
+    return " ".join(map(str, axis))

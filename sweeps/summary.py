@@ -1,0 +1,70 @@
+"""What a finished sweep says in the terminal: a table of its cells, and where to look further."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from gan_core.live import in_time
+from gan_core.mlflow_client import MlflowClient
+from gan_core.paths import project_root
+from gan_core.store import redact, sqlite_file
+from sweeps.report import CONTACT_SHEET, LOSSES_FIGURE, RunRecord
+from sweeps.runs import Sweep
+
+
+def show_results(
+    console: Console, uri: str, client: MlflowClient, sweep: Sweep, records: Sequence[RunRecord]
+) -> None:
+    """A row for each cell, means over its seeds; then where the pictures are, and how to look at the rest."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
+    table.add_column("cell", no_wrap=True)
+    for column in ("runs", "finished", "loss D", "loss G", "D(x)", "D(G(z))", "images/s", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    cells: dict[str, list[RunRecord]] = {}
+    for record in records:
+        cells.setdefault(record.cell, []).append(record)
+    for cell, runs in cells.items():
+        table.add_row(
+            cell,
+            str(len(runs)),
+            str(sum(run.status == "FINISHED" for run in runs)),
+            *(
+                f"{fmean(run.last(metric) for run in runs):{form}}"
+                for metric, form in (
+                    ("loss/discriminator", ".3f"),
+                    ("loss/generator", ".3f"),
+                    ("score/real", ".2f"),
+                    ("score/fake", ".2f"),
+                )
+            ),
+            f"{fmean(fmean(run.history.get('time/images_per_second', [float('nan')])) for run in runs):,.0f}",
+            in_time(fmean(sum(run.history.get("time/epoch_seconds", [])) for run in runs)),
+        )
+    console.print()
+    console.print(table)
+    over = " and over seeds" if len(records) > len(cells) else ""
+    console.print(f"\nLosses and scores are means of the last epoch{over}.")
+    where = client.get_run(sweep.parent_id).info.artifact_uri.removeprefix("file://")
+    console.print(
+        f"Pictures: {redact(where)}/{CONTACT_SHEET} and {LOSSES_FIGURE}; each run's own beside its record."
+    )
+    console.print(f"Compare:  {_ui_command(uri)}")
+
+
+def _ui_command(uri: str) -> str:
+    file = sqlite_file(uri)
+    if file is None:
+        return (
+            f"open {redact(uri)} in a browser"
+            if uri.startswith("http")
+            else f"mlflow ui --backend-store-uri {redact(uri)}"
+        )
+    if file == project_root() / "mlflow.db":
+        return (
+            "mlflow ui" if Path.cwd() == project_root() else f"cd {quote(str(project_root()))} && mlflow ui"
+        )
+    return f"mlflow ui --backend-store-uri {quote(uri)}"

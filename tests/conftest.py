@@ -1,0 +1,100 @@
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.data import ImageSet, load_images
+from gan_core.store import prepare_store
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    return load_images("digits")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    prepare_store(f"sqlite:///{file}", "Default")
+    return file
+
+
+@pytest.fixture
+def uri(tmp_path, empty_store):
+    """A store of the test's own. MLflow takes seconds to make one, so it is a copy."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def rows(uri):
+    """Ask the test's store in SQL."""
+
+    def ask(query, *values):
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+            return database.execute(query, values).fetchall()
+
+    return ask
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run one of the project's commands in a folder of the test's own; the finished process."""
+
+    def run(*words, cwd=tmp_path, timeout=300, **environment):
+        return subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+FORKS = """
+import os, sys, traceback
+{setup}
+children = []
+for number in range({count}):
+    child = os.fork()
+    if not child:
+        try:
+            {body}
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+@pytest.fixture
+def at_once(command):
+    """Run a statement in many processes at once, after the setup that they share; each must succeed.
+
+    The statement can use `number`, 0 up to the count.
+    """
+
+    def run(count, setup, body):
+        done = command("-c", FORKS.format(count=count, setup=setup, body=body))
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+    return run

@@ -1,0 +1,97 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gan_core.config import RunConfig, make_config
+from gan_core.errors import UserError
+from gan_core.optimizers import OPTIMIZERS
+
+GOOD = {
+    "dataset": st.sampled_from(["mnist", "fashion-mnist", "digits"]),
+    "optimizer": st.sampled_from(sorted(OPTIMIZERS)),
+    "learning_rate": st.floats(1e-12, 1e6),
+    "z_dim": st.integers(1, 1_000_000),
+    "hidden_dim": st.integers(1, 1_000_000),
+    "batch_size": st.integers(1, 1797),
+    "epochs": st.integers(1, 1_000_000),
+    "seed": st.integers(0, 2**63 - 1),
+}
+MISTYPED = st.one_of(st.none(), st.booleans(), st.lists(st.integers()), st.binary())
+BAD = {
+    "dataset": MISTYPED
+    | st.integers()
+    | st.text().filter(lambda name: name not in ("mnist", "fashion-mnist", "digits")),
+    "optimizer": MISTYPED | st.integers() | st.text().filter(lambda name: name not in OPTIMIZERS),
+    "learning_rate": MISTYPED
+    | st.floats(max_value=0)
+    | st.sampled_from([float("nan"), float("inf")])
+    | st.text(),
+    **{
+        name: MISTYPED | st.integers(max_value=least - 1) | st.floats() | st.text()
+        for name, least in (("z_dim", 1), ("hidden_dim", 1), ("batch_size", 1), ("epochs", 1), ("seed", 0))
+    },
+}
+
+
+@given(st.fixed_dictionaries({}, optional=GOOD))
+def test_every_value_in_range_is_taken_as_it_is(settings):
+    config = RunConfig(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+    assert make_config(**dataclasses.asdict(config)) == config
+
+
+@given(st.sampled_from(sorted(BAD)).flatmap(lambda name: st.tuples(st.just(name), BAD[name])))
+def test_every_other_value_is_refused_in_one_line_that_names_it(case):
+    name, value = case
+    with pytest.raises(UserError) as refusal:
+        make_config(**{name: value})
+    assert name in str(refusal.value)
+    assert repr(value) in str(refusal.value)
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(UserError, match="no setting zdim; there are dataset"):
+        make_config(zdim=20)
+
+
+def test_a_batch_larger_than_the_image_set_is_refused():
+    with pytest.raises(UserError, match=r"batch_size .*1797.*1798"):
+        make_config(dataset="digits", batch_size=1798)
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().z_dim = 20
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_learning_rate_is_the_optimizers_own_unless_given(name):
+    assert RunConfig(optimizer=name).learning_rate == OPTIMIZERS[name].learning_rate
+    assert RunConfig(optimizer=name, learning_rate=0.5).learning_rate == 0.5
+
+
+def test_the_library_raises_too():
+    with pytest.raises(ValidationError):
+        RunConfig(z_dim=0)
+
+
+def test_the_hash_tells_every_setting_but_the_length_of_the_run():
+    others = {
+        "dataset": "digits",
+        "optimizer": "adam",
+        "learning_rate": 0.5,
+        "z_dim": 20,
+        "hidden_dim": 64,
+        "batch_size": 32,
+        "seed": 1,
+    }
+    hashes = {
+        RunConfig().config_hash,
+        *(RunConfig(**{name: value}).config_hash for name, value in others.items()),
+    }
+    assert len(hashes) == 1 + len(others)
+    assert {*others, "epochs"} == {field.name for field in dataclasses.fields(RunConfig)}
+    assert RunConfig(epochs=7).config_hash == RunConfig().config_hash

@@ -1,0 +1,306 @@
+"""The command as a user runs it: real Ray, real SQLite, a process of its own."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from gan_core.generator_file import load_generator
+from gan_core.mlflow_client import MlflowClient
+from gan_core.trainer import fixed_noise
+
+RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
+SMALL = ("--dataset", "digits", "--hidden-dim", 16)
+LONG = (*SMALL, "--epochs", 100_000)
+METRICS_AN_EPOCH = 8
+
+
+def artifacts(uri, run_id, folder):
+    return Path(MlflowClient(uri).download_artifacts(run_id, "", str(folder)))
+
+
+@pytest.mark.slow
+def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
+    """Run from another folder, and counted row by row."""
+    (tmp_path / "elsewhere").mkdir()
+    done = command(
+        RUN_GRID, *SMALL, "--optimizers", "sgd", "adam", "--z-dims", 5, 7, "--seeds", 0, 1, "--epochs", 3,
+        "--name", "small", "--tracking-uri", uri, cwd=tmp_path / "elsewhere",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+    names = {f"{optimizer}_z{z}_s{seed}" for optimizer in ("sgd", "adam") for z in (5, 7) for seed in (0, 1)}
+    runs = rows("SELECT name, run_uuid, status FROM runs")
+    assert {(name, status) for name, _, status in runs} == {(name, "FINISHED") for name in {*names, "small"}}
+    ids = {name: run_id for name, run_id, _ in runs}
+    parents = rows("SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?", ids["small"])
+    assert {run_id for (run_id,) in parents} == {ids[name] for name in names}
+
+    points = rows("SELECT run_uuid, key, step, count(*) FROM metrics GROUP BY run_uuid, key, step")
+    assert len(points) == len(names) * METRICS_AN_EPOCH * 3
+    assert {count for *_, count in points} == {1}
+    assert {step for _, _, step, _ in points} == {1, 2, 3}
+
+    client = MlflowClient(uri)
+    for name in names:
+        params = client.get_run(ids[name]).data.params
+        assert f"{params['optimizer']}_z{params['z_dim']}_s{params['seed']}" == name
+        assert params["learning_rate"] == ("0.03" if params["optimizer"] == "sgd" else "0.0002")
+        files = artifacts(uri, ids[name], tmp_path / name)
+        images = load_generator(files / "generator.safetensors")(fixed_noise(int(params["z_dim"])))
+        assert images.shape == (64, 1, 28, 28)
+
+    parent = client.get_run(ids["small"])
+    assert parent.data.tags["sweep.kind"] == "grid"
+    assert parent.data.params["z_dims"] == "5 7"
+    assert parent.data.params["optimizers"] == "sgd adam"
+    files = artifacts(uri, ids["small"], tmp_path / "parent")
+    for figure in ("losses.png", "contact_sheet.png"):
+        with Image.open(files / figure) as picture:
+            assert min(picture.size) > 300
+
+    # The same seed and z_dim begin at the same G and D, whatever the optimizer.
+    first = {name: np.load(tmp_path / name / "losses.npz")["discriminator"][0, 0] for name in names}
+    assert first["sgd_z5_s0"] == first["adam_z5_s0"] != first["sgd_z5_s1"]
+
+    out = done.stdout
+    assert "8 = 4 cells × 2 seeds" in out
+    assert re.search(r"sgd_z5 +2 +2 ", out)
+    assert f"mlflow ui --backend-store-uri {uri}" in out
+    assert not re.search(r"ray|alembic|INFO|WARN|🏃", out.replace(str(tmp_path), ""), re.IGNORECASE)
+
+
+@pytest.mark.slow
+def test_a_broken_run_beside_good_ones(command, uri, rows, tmp_path):
+    done = command(
+        RUN_GRID, *SMALL, "--optimizers", "sgd", "--z-dims", 5, 7, "--learning-rates", 0.03, 1e30,
+        "--epochs", 2, "--tracking-uri", uri, "--name", "half",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    assert dict(rows("SELECT name, status FROM runs")) == {
+        "half": "FAILED",
+        "sgd_lr0.03_z5_s0": "FINISHED",
+        "sgd_lr0.03_z7_s0": "FINISHED",
+        "sgd_lr1e+30_z5_s0": "FAILED",
+        "sgd_lr1e+30_z7_s0": "FAILED",
+    }
+    reasons = rows("SELECT name, value FROM tags JOIN runs USING (run_uuid) WHERE key = 'failure_reason'")
+    assert {name for name, _ in reasons} == {"sgd_lr1e+30_z5_s0", "sgd_lr1e+30_z7_s0"}
+    assert all("the loss of the" in reason for _, reason in reasons)
+    (broken,) = rows("SELECT run_uuid FROM runs WHERE name = 'sgd_lr1e+30_z5_s0'")
+    trace = artifacts(uri, *broken, tmp_path / "broken") / "traceback.txt"
+    assert "NonFiniteLossError" in trace.read_text()
+    assert "the loss of the" in done.stdout
+
+
+class Started:
+    """The command, running, in a process group of its own."""
+
+    def __init__(self, *words, **options):
+        self.process = subprocess.Popen(
+            [sys.executable, str(RUN_GRID), *map(str, words)], start_new_session=True, text=True, **options
+        )
+
+    def wait_for(self, condition, seconds=120):
+        until = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < until, "it did not come to that"
+            time.sleep(0.2)
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "terminal"])
+def test_interrupted_in_the_middle(uri, rows, how, tmp_path):
+    words = (*LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri)
+    if how == "terminal":
+        ours, theirs = pty.openpty()
+        started = Started(
+            *words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs)
+        )
+    else:
+        started = Started(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        started.wait_for(lambda: len(rows("SELECT DISTINCT run_uuid FROM metrics")) == 2)
+        family = started.family()
+        assert any("ray" in process.name() for process in family)
+        if how == "terminal":
+            os.write(ours, b"\x03")  # Ctrl-C reaches every process of the foreground group
+        else:
+            started.process.send_signal(signal.Signals[how])
+        pressed = time.monotonic()
+        if how == "terminal":
+            said = _read_all(ours)
+            started.process.wait(timeout=30)
+        else:
+            _, said = started.process.communicate(timeout=30)
+        assert time.monotonic() - pressed < 10
+    finally:
+        for process in started.family() if started.process.poll() is None else []:
+            process.kill()
+        started.process.kill()
+    assert started.process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    statuses = rows("SELECT status, count(*) FROM runs GROUP BY status")
+    assert statuses == [("KILLED", 4)]  # three cells and their parent
+    assert rows("SELECT count(*) FROM metrics")[0][0] >= 2 * METRICS_AN_EPOCH
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert not left
+
+
+def _own_terminal(terminal):
+    import fcntl
+    import termios
+
+    return lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def _read_all(terminal):
+    said = b""
+    with suppress(OSError):  # the terminal closes with the last process that has it
+        while chunk := os.read(terminal, 4096):
+            said += chunk
+            if b"interrupted" in said:
+                break
+    return said.decode(errors="replace")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
+    started = Started(
+        *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1,
+        "--tracking-uri", uri, "--name", "killed", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    started.wait_for(lambda: rows("SELECT 1 FROM metrics LIMIT 1"))
+    workers = [process for process in started.family() if "ray::ImplicitFunc" in " ".join(process.cmdline())]
+    assert len(workers) == 1
+    workers[0].kill()
+    out, err = started.process.communicate(timeout=180)
+    assert (started.process.returncode, err) == (1, "")
+    statuses = dict(rows("SELECT name, status FROM runs"))
+    assert statuses.pop("killed") == "FAILED"
+    assert sorted(statuses.values()) == ["FAILED", "FINISHED", "FINISHED"]
+    (reason,) = rows("SELECT value FROM tags WHERE key = 'failure_reason'")
+    assert reason[0]
+    assert "3/3 runs done" in out
+
+
+@pytest.mark.slow
+def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
+    done = command(
+        RUN_GRID, "--dry-run", "--z-dims", 20, 20, 50, "--tracking-uri", tmp_path / "new.db",
+        "--data-dir", tmp_path / "data", "--workers", 3,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in (
+        "z_dims: 20 is given 2 times and taken once",
+        "4 = 4 cells × 1 seed",
+        "100 epochs",
+        "3, a thread each",
+        "to be fetched into",
+        "new.db",
+    ):
+        assert part in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optimizers", "sdg"], "optimizer should be one of sgd, adam"),
+        (["--dataset", "minst"], "dataset should be one of mnist"),
+        (["--z-dims", "0"], "z_dim should be greater than or equal to 1, got 0"),
+        (["--z-dims", "20", "-5"], "z_dim should be greater than or equal to 1, got -5"),
+        (["--z-dims", "many"], "invalid int value: 'many'"),
+        (["--z-dims"], "expected at least one argument"),
+        (["--learning-rates", "0"], "learning_rate should be greater than 0, got 0.0"),
+        (["--learning-rates", "nan"], "learning_rate should be a finite number, got nan"),
+        (["--epochs", "0"], "epochs should be greater than or equal to 1, got 0"),
+        (["--dataset", "digits", "--batch-size", "1798"], "batch_size should be at most 1797"),
+        (["--workers", "0"], "--workers should be 1 or more"),
+        (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
+        (["--name", ""], ""),
+        (["--tracking-uri", "http://127.0.0.1:9"], "cannot use the store http://127.0.0.1:9"),
+        (
+            ["--tracking-uri", __file__],
+            "is a folder" if not Path(__file__).suffix else "cannot be read as an MLflow",
+        ),
+        (["--data-dir", __file__], "cannot use the data folder"),
+        (["--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
+        (["--address", "head"], "--address should be HOST:PORT, got 'head'"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
+    from gan_core.command_line import run_command
+    from sweeps.run_grid import main
+
+    monkeypatch.chdir(tmp_path)
+    if "--tracking-uri" not in words:
+        words = [*words, "--tracking-uri", "new.db"]
+    if "--data-dir" not in words:
+        words = [*words, "--data-dir", "data"]
+    with pytest.raises(SystemExit) as end:
+        run_command("run_grid.py", lambda: main([*words, "--dry-run"] if not said else words))
+    assert end.value.code == (2 if said else 0)
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == bool(said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_bad_input_as_a_process(command, tmp_path):
+    done = command(RUN_GRID, "--z-dims", 0, "--tracking-uri", tmp_path / "new.db")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "run_grid.py: z_dim should be greater than or equal to 1, got 0\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(command, tmp_path):
+    done = command(
+        RUN_GRID,
+        "--dataset",
+        "fashion-mnist",
+        "--tracking-uri",
+        tmp_path / "new.db",
+        "--data-dir",
+        "/proc/none",
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot use the data folder" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_shows_every_flag_of_the_contract(capsys):
+    from sweeps.run_grid import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in (
+        "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--dataset",
+        "--data-dir", "--tracking-uri", "--experiment", "--name", "--workers", "--address", "--dry-run",
+    ):  # fmt: skip
+        assert flag in shown
+    assert "default: sgd adam" in shown
+    assert json.dumps(100) in shown

@@ -38,7 +38,7 @@ def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
     yield Samples(0, generate(G, z_fixed))
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
-        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)  # type: ignore[no-untyped-call]
+        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)
         record = steps.epoch(images, order, noise(config, epoch))
         D_losses, G_losses, real_scores, fake_scores = record.numpy()
         seconds = time.perf_counter() - started
@@ -84,14 +84,14 @@ class PlainStep:
         p_real, p_fake = self.D(x), self.D(fake)  # n×1
         D_loss = discriminator_loss(p_real, p_fake)
         self.D_optimizer.zero_grad()
-        D_loss.backward()  # type: ignore[no-untyped-call]
+        D_loss.backward()
         self.D_optimizer.step()
 
         # G: maximise log D(G(z))
         G_loss = generator_loss(self.D(self.G(z_G)))
         self.G_optimizer.zero_grad()
         # D's own gradients are not wanted here.
-        G_loss.backward(inputs=self.G_parameters)  # type: ignore[no-untyped-call]
+        G_loss.backward(inputs=self.G_parameters)
         self.G_optimizer.step()
 
         return torch.stack([D_loss, G_loss, p_real.mean(), p_fake.mean()]).detach()

@@ -343,7 +343,7 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
     fakes, kept = torch.randn(2 * n, PIXELS), torch.empty(2 * n, PIXELS)
     fakes_numpy, kept_numpy = fakes.numpy(), kept.numpy()
     pixels = images.flatten(1)
-    batches = itertools.cycle(torch.randperm(len(images)).split(n)[:-1])  # type: ignore[no-untyped-call]
+    batches = itertools.cycle(torch.randperm(len(images)).split(n)[:-1])
     floats = to_unit_range(pixels)
     x, x_pixels = torch.empty(n, PIXELS), torch.empty(n, PIXELS, dtype=torch.uint8)
     W, dW, d, bias = (

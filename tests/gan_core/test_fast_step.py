@@ -59,7 +59,7 @@ def run(
     steps = kind(config, G, D)
     figures = []
     for epoch in range(1, config.epochs + 1):
-        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)  # type: ignore[no-untyped-call]
+        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)
         figures.append(steps.epoch(images, order, noise(config, epoch)))
     return before, [p.detach().double() for p in parameters], torch.cat(figures, dim=1).double()
 

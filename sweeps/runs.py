@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from mlflow.entities import Param, Run, ViewType
 
 from gan_core.mlflow_client import MlflowClient
 from gan_core.tracking import context_tags, create_run, end_run
-from sweeps.grid import AXES, GridRun
+from sweeps.grid import AXES, Cell, GridRun
 from sweeps.plan import Plan
 
 PARENT_TAG = "mlflow.parentRunId"
 CELL_TAG = "sweep.cell"
+COLOUR_TAG = "mlflow.runColor"
+COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
 UNFINISHED = ("SCHEDULED", "RUNNING")
 
 
@@ -42,17 +46,14 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Sweep:
 
 
 def add_children(client: MlflowClient, sweep: Sweep, runs: Iterable[GridRun]) -> dict[str, str]:
-    """A child for each run, SCHEDULED; their ids, by the run's name."""
-    return {
-        run.name: create_run(
-            client,
-            sweep.experiment_id,
-            run.name,
-            run.config,
-            {PARENT_TAG: sweep.parent_id, CELL_TAG: str(run.cell)},
-        )
-        for run in runs
-    }
+    """A child for each run, SCHEDULED, with one colour a cell in the UI; their ids, by the run's name."""
+    colours: dict[Cell, str] = {}
+    run_ids = {}
+    for run in runs:
+        colour = colours.setdefault(run.cell, to_hex(COLOURS[len(colours) % len(COLOURS)]))
+        tags = {PARENT_TAG: sweep.parent_id, CELL_TAG: str(run.cell), COLOUR_TAG: colour}
+        run_ids[run.name] = create_run(client, sweep.experiment_id, run.name, run.config, tags)
+    return run_ids
 
 
 def children(client: MlflowClient, sweep: Sweep) -> list[Run]:

@@ -53,6 +53,7 @@ def test_children_wait_as_scheduled(client, sweep, run_ids):
     assert {child.info.status for child in found} == {"SCHEDULED"}
     assert {child.data.tags["sweep.cell"] for child in found} == {"sgd_z5", "sgd_z7", "adam_z5", "adam_z7"}
     assert len({child.data.tags["config_hash"] for child in found}) == 4
+    assert len({child.data.tags["mlflow.runColor"] for child in found}) == 4
 
 
 def test_the_parent_has_the_grid_in_its_params(client, sweep):

@@ -1,8 +1,8 @@
 """Precision, recall, density and coverage: what of each set of features lies near the other, by neighbours.
 
 Precision and recall: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991. Density and coverage:
-Naeem et al. (2020), https://arxiv.org/abs/2002.09797. A set's manifold is the union of balls about its samples,
-each out to the sample's k-th nearest neighbour in the same set.
+Naeem et al. (2020), https://arxiv.org/abs/2002.09797. A set's manifold is the union of balls about its
+samples, each out to the sample's k-th nearest neighbour in the same set.
 """
 
 from collections.abc import Iterator

@@ -117,9 +117,9 @@ def judge_for(dataset: str, cache_dir: Path, data_dir: Path | None = None) -> Tr
 
     key = hashlib.sha256(f"{train.digest} {test.digest} {recipe_digest()}".encode()).hexdigest()[:16]
     path = cache_dir.expanduser().absolute() / f"judge-{dataset}-{key}.safetensors"
-    if cached := load_judge(path):
-        return cached
     try:
+        if cached := load_judge(path):
+            return cached
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             # Another process may have trained it while this one waited for the lock.

@@ -61,9 +61,9 @@ def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
     digests = [record.train_digest, record.test_digest, record.weights_sha256, SCORES_VERSION, NEIGHBOURS]
     key = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
     path = cache_dir.expanduser().absolute() / f"reference-{dataset}-{key}.safetensors"
-    if kept := _load(path, dataset, judge):
-        return kept
     try:
+        if kept := _load(path, dataset, judge):
+            return kept
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             # Another process may have computed it while this one waited for the lock.

@@ -105,7 +105,7 @@ class AsGiven(torch.nn.Module):
 
 
 def calibration(reference: Reference) -> None:
-    """Floor and ceiling of each score, with their spread over draws of images and seeds of G."""
+    """Floor and ceiling of each score with their spread, real images, and real images without nines."""
     network, real, count = reference.judge.network, reference.real, reference.count
     floors = [
         score_images(floor_images(reference.dataset, count, draw=draw), network, real).scores
@@ -122,6 +122,13 @@ def calibration(reference: Reference) -> None:
             reference.ceiling[name],
             *(spread(s, name) for s in (floors, ceilings)),
         )
+    test = load_split(reference.dataset, "test").images
+    print("test images themselves", show(score_images(test, network, real).scores))
+    train_split = load_split(reference.dataset, "train")
+    for draw in range(3):
+        order = torch.randperm(len(train_split.images), generator=torch.Generator().manual_seed(draw))
+        left = train_split.images[order][train_split.labels[order] != 9][:count]
+        print("training images without nines", show(score_images(left, network, real).scores))
 
 
 def runs(reference: Reference, settings: str) -> None:

@@ -30,6 +30,7 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+SPLITS = ("train", "test")
 NETWORK_TIMEOUT = 20.0  # seconds without an answer
 
 
@@ -41,6 +42,20 @@ class ImageSet:
     images: Tensor
     digest: str
     source: str
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Half of an image set: images uint8, N×1×28×28; labels int64, N, 0..9.
+
+    `digest` is over pixels and labels: 32 hex digits of their SHA-256.
+    """
+
+    name: str
+    split: str
+    images: Tensor
+    labels: Tensor
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,32 @@ def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
     return ImageSet(name, images, digest, source)
 
 
+def load_split(name: str, split: str, data_dir: Path | None = None) -> LabelledImages:
+    """The `train` or the `test` half of a set in DATASETS with its labels, fetched first if need be.
+
+    The digits have no test half of their own: every third of the 1,797, from the first on, is one here (599).
+    `load_images` gives all 1,797, so a GAN trained on those has seen them. Raises UserError as load_images
+    does, and for an unknown split.
+    """
+    if name not in DATASETS:
+        raise UserError(f"dataset should be one of {', '.join(DATASETS)}, got {name!r}")
+    if split not in SPLITS:
+        raise UserError(f"split should be one of {', '.join(SPLITS)}, got {split!r}")
+    kind = DATASETS[name]
+    if isinstance(kind, BundledDigits):
+        from sklearn.datasets import load_digits
+
+        # The set mostly counts from 0 to 9 in turn, and 3 does not divide 10: classes keep their shares.
+        of_split = (torch.arange(kind.size) % 3 == 0) == (split == "test")
+        images, labels = _bundled_digits()[of_split], torch.from_numpy(load_digits().target)[of_split]
+    else:
+        archive, _ = _read_archive(name, kind, data_dir or default_data_dir(), train=split == "train")
+        images, labels = archive.data.unsqueeze(1), archive.targets
+    labels = labels.to(torch.int64)
+    digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:32]
+    return LabelledImages(name, split, images, labels, digest)
+
+
 def where_images_are(name: str, data_dir: Path | None = None) -> str:
     """Where the set's images are, or that they are still to be fetched, in a phrase. Writes nothing."""
     kind = DATASETS[name]
@@ -121,6 +162,11 @@ def where_images_are(name: str, data_dir: Path | None = None) -> str:
 
 def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Tensor, str]:
     """The training images, uint8, N×1×28×28, and the folder that they were read from; fetched if need be."""
+    dataset, folder = _read_archive(name, archive, data_dir, train=True)
+    return dataset.data.unsqueeze(1), str(folder)
+
+
+def _read_archive(name: str, archive: IdxArchive, data_dir: Path, *, train: bool) -> tuple[MNIST, Path]:
     folder = archive.folder(data_dir.expanduser().absolute())
     with _folder_errors(folder):
         if _faults(archive, folder):
@@ -129,8 +175,7 @@ def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Ten
                 # Another process may have fetched them while this one waited for the lock.
                 if faults := _faults(archive, folder):
                     _fetch(name, archive, folder, faults)
-        images = archive.torchvision_class(folder.parent.parent, train=True).data
-    return images.unsqueeze(1), str(folder)
+        return archive.torchvision_class(folder.parent.parent, train=train), folder
 
 
 @contextlib.contextmanager

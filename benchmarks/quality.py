@@ -1,0 +1,220 @@
+"""Measures the judge and the scores: `python benchmarks/quality.py {judge,time,calibration,runs}`.
+
+What docs/quality.md says comes from here. On one thread; the images are looked for as the trainer does.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gan_core.config import make_config
+from gan_core.data import load_images, load_split
+from gan_core.events import EpochEnd, Samples, Trained
+from gan_core.models import build_models
+from gan_core.quality.evaluate import evaluate
+from gan_core.quality.frechet import fit_gaussian, frechet_distance
+from gan_core.quality.health import diagnose, pixel_spread
+from gan_core.quality.judge import look_at
+from gan_core.quality.kernel import kernel_distance, kernel_moments
+from gan_core.quality.prdc import prdc, squared_radii
+from gan_core.quality.reference import Reference, floor_images, load_reference
+from gan_core.quality.scores import SCORES, evaluation_images, measure_real, score_images
+from gan_core.trainer import train
+
+REPEATS = 7
+DRAWS = 5
+# optimizer, learning rate, epochs: the runs that the thresholds of gan_core/quality/health.py stand between
+RUNS = (
+    "sgd:0.03:1 sgd:0.03:2 sgd:0.03:10 sgd:0.1:2 sgd:0.1:6 sgd:0.2:1 sgd:0.3:1 sgd:0.3:2 sgd:0.001:3 "
+    "adam:1e-5:3 adam:2e-4:10 adam:2e-4:20 adam:1e-3:8 adam:3e-3:4 adam:0.03:2 rmsprop:0.01:3"
+)
+
+
+def judge(reference: Reference) -> None:
+    """Accuracy, and what the judge sees in halves of the test set that it was not trained on."""
+    record = reference.judge.record
+    print(f"{record.test_accuracy:.2%} of {record.test_images}, seed {record.seed}, {record.seconds:.0f} s")
+    test = load_split(reference.dataset, "test").images
+    half = len(test) // 2
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    network = reference.judge.network
+    real = measure_real(network, test[order[:half]])
+    for name, images in (
+        (f"{half} test images against the other {half}", test[order[half:]]),
+        (f"{half} training images against the same", floor_images(reference.dataset, half)),
+    ):
+        print(name, show(score_images(images, network, real).scores))
+
+
+def timing(reference: Reference) -> None:
+    """Seconds of a whole evaluation and of its parts; the same by torchmetrics, features given."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    G, _ = build_models(make_config(seed=1))
+    real, network, count = reference.real, reference.judge.network, reference.count
+    images = evaluation_images(G, count)
+    features, _ = look_at(network, images)
+    radii = squared_radii(features)
+    gaussian, moments = fit_gaussian(features), kernel_moments(features)
+
+    def theirs(metric: FrechetInceptionDistance | KernelInceptionDistance) -> object:
+        metric.update(real.features, real=True)
+        metric.update(features, real=False)
+        return metric.compute()
+
+    print(f"median and range of {REPEATS}")
+    for name, work in {
+        "whole evaluation": lambda: evaluate(G, reference),
+        "generate": lambda: evaluation_images(G, count),
+        "judge": lambda: look_at(network, images),
+        "Fréchet": lambda: frechet_distance(real.gaussian, fit_gaussian(features)),
+        "kernel": lambda: kernel_distance(real.moments, kernel_moments(features)),
+        "radii": lambda: squared_radii(features),
+        "prdc": lambda: prdc(real.features, features, real.radii, radii),
+        "torchmetrics FID": lambda: theirs(FrechetInceptionDistance(feature=AsGiven())),
+        "torchmetrics KID, 100 subsets of 1,000": lambda: theirs(KernelInceptionDistance(feature=AsGiven())),
+    }.items():
+        print(f"{name}: {timed(work)}")
+    print("ours", frechet_distance(real.gaussian, gaussian), kernel_distance(real.moments, moments))
+    print("theirs", theirs(FrechetInceptionDistance(feature=AsGiven())))
+    print("theirs", theirs(KernelInceptionDistance(feature=AsGiven())))
+    # The floor's images lie near the real ones, so more comparisons are close than for an untrained G's.
+    near, _ = look_at(network, floor_images(reference.dataset, count))
+    exact = real.features.double(), near.double()
+    print("prdc in float32", prdc(real.features, near, real.radii, squared_radii(near)))
+    print("prdc in float64", prdc(*exact, *map(squared_radii, exact)))
+
+
+class AsGiven(torch.nn.Module):
+    """Gives torchmetrics features in place of images."""
+
+    num_features = 64
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def calibration(reference: Reference) -> None:
+    """Floor and ceiling of each score with their spread, real images, and real images without nines."""
+    network, real, count = reference.judge.network, reference.real, reference.count
+    floors = [
+        score_images(floor_images(reference.dataset, count, draw=draw), network, real).scores
+        for draw in range(DRAWS)
+    ]
+    ceilings = []
+    for seed in range(DRAWS):
+        G, _ = build_models(make_config(dataset=reference.dataset, seed=seed))
+        ceilings.append(evaluate(G, reference).scores)
+    for name in SCORES:
+        print(
+            name,
+            reference.floor[name],
+            reference.ceiling[name],
+            *(spread(s, name) for s in (floors, ceilings)),
+        )
+    test = load_split(reference.dataset, "test").images
+    print("test images themselves", show(score_images(test, network, real).scores))
+    train_split = load_split(reference.dataset, "train")
+    for draw in range(3):
+        order = torch.randperm(len(train_split.images), generator=torch.Generator().manual_seed(draw))
+        left = train_split.images[order][train_split.labels[order] != 9][:count]
+        print("training images without nines", show(score_images(left, network, real).scores))
+
+
+def runs(reference: Reference, settings: str) -> None:
+    """Trains each setting, scores its last G and says what became of it."""
+    images = load_images(reference.dataset).images
+    for setting in settings.split():
+        optimizer, learning_rate, epochs = setting.split(":")
+        config = make_config(
+            dataset=reference.dataset,
+            optimizer=optimizer,
+            learning_rate=float(learning_rate),
+            epochs=int(epochs),
+        )
+        history = []
+        for event in train(config, images):
+            if isinstance(event, EpochEnd):
+                history.append(event.metrics())
+                last = event.discriminator_losses, event.generator_losses
+            elif isinstance(event, Samples):
+                moves = pixel_spread(event.images)
+            elif isinstance(event, Trained):
+                evaluation = evaluate(event.generator, reference)
+        found = diagnose(history, last, moves, evaluation, reference.ceiling)
+        print(setting, found.health, found.epoch, found.reason, sep=" | ")
+        print(
+            "   ",
+            f"spread {moves:.4f}",
+            show(evaluation.scores),
+            np.round(evaluation.class_shares, 3),
+            flush=True,
+        )
+
+
+def timed(work: Callable[[], object]) -> str:
+    """Median and range in seconds of REPEATS calls after a first: by the clock, and of the processor."""
+    work()
+    clock, processor = [], []
+    for _ in range(REPEATS):
+        started = time.perf_counter(), time.process_time()
+        work()
+        clock.append(time.perf_counter() - started[0])
+        processor.append(time.process_time() - started[1])
+    return ", ".join(
+        f"{name} {statistics.median(seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f})"
+        for name, seconds in (("clock", clock), ("processor", processor))
+    )
+
+
+def show(scores: dict[str, float]) -> str:
+    return " ".join(f"{name.removeprefix('quality/')} {value:.4g}" for name, value in scores.items())
+
+
+def spread(several: list[dict[str, float]], name: str) -> str:
+    values = [scores[name] for scores in several]
+    return f"[{min(values):.4g} to {max(values):.4g}, n = {len(values)}]"
+
+
+def cpu() -> str:
+    models = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
+    return models[0].split(":")[1].strip() if models else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("judge", "time", "calibration", "runs"))
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--cache-dir", type=Path, help="default: a fresh folder")
+    parser.add_argument(
+        "--runs", default=RUNS, help="optimizer:learning_rate:epochs, several apart by spaces"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{cpu()}, one thread, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as fresh:
+        reference = load_reference(options.dataset, options.cache_dir or Path(fresh))
+        print(f"{options.dataset}, n = {reference.count}")
+        {
+            "judge": judge,
+            "time": timing,
+            "calibration": calibration,
+            "runs": lambda known: runs(known, options.runs),
+        }[options.what](reference)
+
+
+if __name__ == "__main__":
+    main()

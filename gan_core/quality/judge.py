@@ -1,0 +1,185 @@
+"""The judge: a small classifier of 28×28 images, fixed once trained, on whose features images are compared.
+
+The Inception network that usually plays this part is made for photographs of 299×299; a classifier of the
+data itself sees what matters in a digit, is far faster, and fits in the package. Distances on its features
+can only be compared with distances on the features of the same judge: never with figures of another network.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from gan_core.data import LabelledImages, load_split
+from gan_core.errors import UserError
+from gan_core.models import SIDE, to_unit_range
+
+FEATURES = 64  # width of the layer before the last
+CLASSES = 10
+BLOCK = 250  # images in a forward pass: what a core's cache holds; 1,000 take twice as long each
+PACKAGED = Path(__file__).parent / "judge_mnist.safetensors"
+
+
+class Judge(nn.Module):
+    """Two convolutions and two linear layers: images → features → logits of the ten classes."""
+
+    def __init__(self) -> None:
+        """Random first weights, drawn from PyTorch's global generator."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # 16×14×14
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # 32×7×7
+            nn.Flatten(),
+        )
+        self.penultimate = nn.Linear(32 * (SIDE // 4) ** 2, FEATURES)
+        self.head = nn.Linear(FEATURES, CLASSES)
+        # More than twice as fast on a CPU as the order of dimensions that is usual.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: N×1×28×28 float32 in [-1, 1] → features N×64, 0 or more, and logits N×10."""
+        features = self.penultimate(self.body(images)).relu()
+        return features, self.head(features)
+
+
+@dataclass(frozen=True)
+class JudgeRecord:
+    """How a judge was made and how good it is: the JSON file beside its weights."""
+
+    dataset: str
+    command: str
+    recipe: dict[str, str | int | float]
+    seed: int
+    epochs: int
+    torch: str  # version
+    seconds: float  # the training took
+    test_accuracy: float  # share of the test images that it classifies right
+    test_images: int
+    weights_sha256: str  # of the safetensors file
+    train_digest: str  # of the training images and labels, as LabelledImages has it
+    test_digest: str
+
+
+@dataclass(frozen=True)
+class TrainedJudge:
+    """A judge in evaluation mode, without gradients, and its record."""
+
+    network: Judge
+    record: JudgeRecord
+
+
+@torch.inference_mode()
+def look_at(network: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What the judge sees in images (uint8, N×1×28×28): features N×64 and log-probabilities N×10, float32."""
+    features = torch.empty(len(images), FEATURES)
+    log_probabilities = torch.empty(len(images), CLASSES)
+    for start, block in _blocks(images):
+        features[start : start + len(block)], logits = network(to_unit_range(block))
+        log_probabilities[start : start + len(block)] = logits.log_softmax(dim=1)
+    return features, log_probabilities
+
+
+def accuracy(network: Judge, data: LabelledImages) -> float:
+    """The share of the images that the judge classifies right, 0..1."""
+    _, log_probabilities = look_at(network, data.images)
+    return (log_probabilities.argmax(dim=1) == data.labels).to(torch.float64).mean().item()
+
+
+def judge_for(dataset: str, cache_dir: Path, data_dir: Path | None = None) -> TrainedJudge:
+    """The judge of a data set: the package's own where it was made from these very images, else the cache's.
+
+    Where the cache has none it is trained (minutes on one core), and its accuracy said on stderr. Several
+    processes may ask at once: one trains, the others wait. Raises UserError where the images cannot be had or
+    the cache cannot be written.
+    """
+    from gan_core.quality.train_judge import recipe_digest, train_judge
+
+    train, test = load_split(dataset, "train", data_dir), load_split(dataset, "test", data_dir)
+    packaged = load_judge(PACKAGED)
+    if packaged is None:
+        raise UserError(f"the package's judge {PACKAGED} is missing or damaged: install the package again")
+    if (packaged.record.train_digest, packaged.record.test_digest) == (train.digest, test.digest):
+        return packaged
+
+    key = hashlib.sha256(f"{train.digest} {test.digest} {recipe_digest()}".encode()).hexdigest()[:16]
+    path = cache_dir.expanduser().absolute() / f"judge-{dataset}-{key}.safetensors"
+    try:
+        if cached := load_judge(path):
+            return cached
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            # Another process may have trained it while this one waited for the lock.
+            if cached := load_judge(path):
+                return cached
+            trained = train_judge(train, test)
+            save_judge(path, *trained)
+    except OSError as error:
+        raise UserError(f"cannot keep the judge of {dataset} in {cache_dir}: {error}") from error
+    kept = load_judge(path)
+    assert kept is not None  # just written
+    record = kept.record
+    print(
+        f"trained a judge for {dataset} in {record.seconds:.0f} s: {record.test_accuracy:.2%} of "
+        f"{record.test_images} test images right",
+        file=sys.stderr,
+    )
+    return kept
+
+
+def load_judge(path: Path) -> TrainedJudge | None:
+    """The judge kept at `path` (.safetensors, its record beside it as .json); None if not there whole."""
+    try:
+        record = JudgeRecord(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        weights = path.read_bytes()
+    except (FileNotFoundError, TypeError, ValueError):
+        return None
+    if hashlib.sha256(weights).hexdigest() != record.weights_sha256:
+        return None
+    network = Judge()
+    network.load_state_dict(load(weights))
+    return TrainedJudge(network.eval().requires_grad_(False), record)
+
+
+def save_judge(path: Path, network: Judge, record: JudgeRecord) -> JudgeRecord:
+    """Write weights and record, each beside and then renamed; the record last, as it vouches for the weights.
+
+    Returns the record with the digest of the weights filled in.
+    """
+    weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    record = dataclasses.replace(record, weights_sha256=hashlib.sha256(weights).hexdigest())
+    write_whole(path, weights)
+    text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
+    write_whole(path.with_suffix(".json"), text.encode())
+    return record
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that no reader ever sees part of it: beside it, then renamed."""
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(beside).chmod(0o644)  # mkstemp's files are for their owner alone
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _blocks(images: Tensor) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(images), BLOCK):
+        yield start, images[start : start + BLOCK]

@@ -1,0 +1,55 @@
+"""Kernel distance: the squared maximum mean discrepancy of two sets of features under a cubic kernel."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 500  # features whose products with themselves are held at once
+
+
+class KernelMoments(NamedTuple):
+    """What the kernel needs of a set of N×d features; tensors are float64.
+
+    size: N; first: d, Σx; second: d×d, Σ x⊗x; third: (d·d)×d, Σ x⊗x⊗x; own: Σ k(x, x).
+    """
+
+    size: int
+    first: Tensor
+    second: Tensor
+    third: Tensor
+    own: float
+
+
+def kernel_moments(features: Tensor) -> KernelMoments:
+    """The sums over N×d features from which every mean of the kernel follows; N is 2 or more."""
+    features = features.to(torch.float64)
+    width = features.shape[1]
+    third = features.new_zeros(width * width, width)
+    for block in features.split(BLOCK):
+        squares = (block.unsqueeze(2) * block.unsqueeze(1)).flatten(1)  # N×(d·d)
+        third.addmm_(squares.T, block)
+    own = (features.square().sum(dim=1) / width + 1).pow(3).sum().item()
+    return KernelMoments(len(features), features.sum(dim=0), features.T @ features, third, own)
+
+
+def kernel_distance(a: KernelMoments, b: KernelMoments) -> float:
+    """The unbiased estimate of MMD² under k(x, y) = (x·y / d + 1)³: about 0 (of either sign) for like sets.
+
+    Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401, who average over random subsets to save work.
+    A cubic kernel's sum over all pairs follows from three sums over single samples, (x·y)^m being the product
+    of the m-fold tensor powers of x and of y: so all N² pairs count here, nothing is drawn, and it takes N·d³
+    steps where N²·d would be needed.
+    """
+    within_a = (_pairs(a, a) - a.own) / (a.size * (a.size - 1))
+    within_b = (_pairs(b, b) - b.own) / (b.size * (b.size - 1))
+    return within_a + within_b - 2 * _pairs(a, b) / (a.size * b.size)
+
+
+def _pairs(a: KernelMoments, b: KernelMoments) -> float:
+    """Σ over x of a and y of b of k(x, y), by (t + 1)³ = 1 + 3t + 3t² + t³ with t = x·y / d."""
+    width = len(a.first)
+    linear = (a.first * b.first).sum().item() / width
+    square = (a.second * b.second).sum().item() / width**2
+    cube = (a.third * b.third).sum().item() / width**3
+    return a.size * b.size + 3 * linear + 3 * square + cube

@@ -1,0 +1,91 @@
+"""Every score of a set of images, against the test images of the data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gan_core.models import Generator, to_pixels
+from gan_core.quality.classes import class_divergence, class_shares, confidence
+from gan_core.quality.frechet import Gaussian, fit_gaussian, frechet_distance
+from gan_core.quality.inception_score import inception_score
+from gan_core.quality.judge import Judge, look_at
+from gan_core.quality.kernel import KernelMoments, kernel_distance, kernel_moments
+from gan_core.quality.prdc import prdc, squared_radii
+from gan_core.streams import stream
+
+GENERATED_BLOCK = 1000  # images that G makes at once
+
+SCORES = (
+    "quality/fid",
+    "quality/kid",
+    "quality/is",
+    "quality/precision",
+    "quality/recall",
+    "quality/density",
+    "quality/coverage",
+    "quality/class_kl",
+    "quality/confidence",
+)
+
+
+@dataclass(frozen=True)
+class RealSide:
+    """What every evaluation needs of the N real test images."""
+
+    features: Tensor  # N×64, float32
+    radii: Tensor  # N, float32: squared distances to the 5th neighbour
+    gaussian: Gaussian
+    moments: KernelMoments
+    shares: Tensor  # 10, float64: the judge's, as for the generated ones, so its own mistakes cancel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores by name (SCORES), and the share of each of the ten classes, float64, sum 1."""
+
+    scores: dict[str, float]
+    class_shares: NDArray[np.float64]
+
+
+def real_side(features: Tensor, radii: Tensor, shares: Tensor) -> RealSide:
+    """The real side from what is kept of it: features N×64, their squared radii N, class shares 10."""
+    return RealSide(features, radii, fit_gaussian(features), kernel_moments(features), shares)
+
+
+def measure_real(judge: Judge, images: Tensor) -> RealSide:
+    """The real side of images (uint8, N×1×28×28), N more than 5."""
+    features, log_probabilities = look_at(judge, images)
+    return real_side(features, squared_radii(features), class_shares(log_probabilities))
+
+
+@torch.inference_mode()
+def score_images(images: Tensor, judge: Judge, real: RealSide) -> Evaluation:
+    """The scores of images (uint8, M×1×28×28, M more than 5).
+
+    Compare figures of one M, one N and one judge only.
+    """
+    features, log_probabilities = look_at(judge, images)
+    shares = class_shares(log_probabilities)
+    neighbours = prdc(real.features, features, real.radii, squared_radii(features))
+    values = (
+        frechet_distance(real.gaussian, fit_gaussian(features)),
+        kernel_distance(real.moments, kernel_moments(features)),
+        inception_score(log_probabilities),
+        *neighbours,
+        class_divergence(shares, real.shares),
+        confidence(log_probabilities),
+    )
+    return Evaluation(dict(zip(SCORES, values, strict=True)), shares.numpy())
+
+
+@torch.inference_mode()
+def evaluation_images(G: Generator, count: int) -> Tensor:
+    """G's images of the evaluation noise, uint8, count×1×28×28.
+
+    The noise is the same for all runs of a z_dim, from a stream that no training uses.
+    """
+    noise = torch.randn(count, G.z_dim, generator=stream("evaluation", G.z_dim))
+    return torch.cat([to_pixels(G(z)) for z in noise.split(GENERATED_BLOCK)])

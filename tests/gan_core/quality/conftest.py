@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.quality import train_judge
+from gan_core.quality.reference import Reference, load_reference
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges that know little but are there in a second."""
+    monkeypatch.setattr(train_judge, "EPOCHS", 1)
+    monkeypatch.setattr(train_judge, "LEAST_STEPS", 9)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The digits' reference, with a judge good enough to tell them apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_judge, "EPOCHS", 1)
+        patch.setattr(train_judge, "LEAST_STEPS", 150)
+        return load_reference("digits", tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """For tests marked slow: needs MNIST on disk or a network."""
+    return load_reference("mnist", tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "not there yet"

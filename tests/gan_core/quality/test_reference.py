@@ -1,0 +1,65 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.quality import reference as module
+from gan_core.quality.reference import floor_images, load_reference
+from gan_core.quality.scores import SCORES
+
+
+def counted_computing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    computed: list[str] = []
+    really_compute = module.compute_reference
+
+    def compute_reference(dataset, judge, data_dir=None):
+        computed.append(dataset)
+        return really_compute(dataset, judge, data_dir)
+
+    monkeypatch.setattr(module, "compute_reference", compute_reference)
+    return computed
+
+
+def test_is_computed_once_and_comes_back_the_same(cache: Path, short_training, monkeypatch):
+    computed = counted_computing(monkeypatch)
+    first, second = load_reference("digits", cache), load_reference("digits", cache)
+    assert computed == ["digits"]
+    assert (second.floor, second.ceiling) == (first.floor, first.ceiling)
+    assert tuple(first.floor) == tuple(first.ceiling) == SCORES
+    assert first.count == 599
+    for name in ("features", "radii", "shares"):
+        assert torch.equal(getattr(first.real, name), getattr(second.real, name))
+    torch.testing.assert_close(first.real.moments.third, second.real.moments.third)
+
+
+def test_several_at_once_compute_one(cache: Path, short_training, monkeypatch):
+    computed = counted_computing(monkeypatch)
+    with ThreadPoolExecutor(3) as pool:
+        floors = [found.floor for found in pool.map(load_reference, ["digits"] * 3, [cache] * 3)]
+    assert computed == ["digits"]
+    assert floors[0] == floors[1] == floors[2]
+
+
+def test_a_damaged_one_is_computed_again(cache: Path, short_training, monkeypatch):
+    computed = counted_computing(monkeypatch)
+    first = load_reference("digits", cache)
+    (kept,) = cache.glob("reference-digits-*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert load_reference("digits", cache).floor == first.floor
+    assert len(computed) == 2
+
+
+def test_one_of_other_scores_is_not_used(cache: Path, short_training, monkeypatch):
+    computed = counted_computing(monkeypatch)
+    load_reference("digits", cache)
+    monkeypatch.setattr(module, "SCORES_VERSION", module.SCORES_VERSION + 1)
+    load_reference("digits", cache)
+    assert len(computed) == 2
+
+
+def test_floor_images_are_training_images_without_repeats():
+    one, again, other = (floor_images("digits", 599, draw=draw).flatten(1) for draw in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert one.shape == (599, 784)

@@ -17,7 +17,6 @@ from gan_core.paths import project_root
 
 DATABASES = ("postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT = 10  # seconds
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # which of its faces the UI shows
 
 
 def resolve_uri(given: str | None) -> str:
@@ -161,7 +160,7 @@ def _find_or_create_experiment(client: MlflowClient, name: str, artifact_root: s
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_root, tags=MODEL_TRAINING))
+            return str(client.create_experiment(name, artifact_root))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was quicker
             if found is None:

@@ -48,23 +48,25 @@ def show_results(
     console.print(table)
     over = " and over seeds" if len(records) > len(cells) else ""
     console.print(f"\nLosses and scores are means of the last epoch{over}.")
-    where = client.get_run(sweep.parent_id).info.artifact_uri.removeprefix("file://")
-    console.print(
-        f"Pictures: {redact(where)}/{CONTACT_SHEET} and {LOSSES_FIGURE}; each run's own beside its record."
-    )
+    where = redact(client.get_run(sweep.parent_id).info.artifact_uri.removeprefix("file://"))
+    console.print(f"Pictures: {where}/{CONTACT_SHEET} and {LOSSES_FIGURE}; each run's own beside its record.")
     console.print(f"Compare:  {_ui_command(uri)}")
+    console.print(f"          then open {_ui_address(uri, sweep)}")
+
+
+def _ui_address(uri: str, sweep: Sweep) -> str:
+    """The chart view of the sweep's experiment. From its front page the UI leads elsewhere first."""
+    server = redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    view = "compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{server}/#/experiments/{sweep.experiment_id}/runs?{view}"
 
 
 def _ui_command(uri: str) -> str:
+    if uri.startswith("http"):
+        return "on the tracking server"
     file = sqlite_file(uri)
-    if file is None:
-        return (
-            f"open {redact(uri)} in a browser"
-            if uri.startswith("http")
-            else f"mlflow ui --backend-store-uri {redact(uri)}"
-        )
     if file == project_root() / "mlflow.db":
         return (
             "mlflow ui" if Path.cwd() == project_root() else f"cd {quote(str(project_root()))} && mlflow ui"
         )
-    return f"mlflow ui --backend-store-uri {quote(uri)}"
+    return f"mlflow ui --backend-store-uri {quote(redact(uri))}"

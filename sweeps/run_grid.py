@@ -160,25 +160,11 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(f"no Ray cluster answers at {address}: {error}") from error
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one that aborts the process
-        if address is None:
-            _warm_up(workers or 1)
         yield
     finally:
         with _uninterrupted():
             ray.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _warm_up(workers: int) -> None:
-    """Let Ray's idle processes import what a run needs while the driver makes the store ready."""
-    import ray
-
-    @ray.remote(num_cpus=1)
-    def import_trial() -> None:
-        import sweeps.trial  # noqa: F401
-
-    for _ in range(workers):
-        import_trial.remote()
 
 
 @contextmanager

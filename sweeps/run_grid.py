@@ -50,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
     data = load_images(plan.dataset, plan.data_dir)
-    client = MlflowClient(plan.tracking_uri)
     sweep = None
     cut_off = "FAILED"  # what a run is that no worker has ended
     reasons: dict[str, str] = {}
     try:
         with _ray(plan.address, plan.workers):
-            sweep = begin_sweep(client, prepare_store(plan.tracking_uri, plan.experiment), plan)
+            experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
+            # Not before: a client makes a store that is not there by itself, and not safely.
+            client = MlflowClient(plan.tracking_uri)
+            sweep = begin_sweep(client, experiment_id, plan)
             run_ids = add_children(client, sweep, plan.runs)
             with LiveView({run.name: run.config.epochs for run in plan.runs}, console) as view:
                 reasons = _train_all(plan, run_ids, data, view)

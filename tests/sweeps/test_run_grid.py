@@ -84,6 +84,8 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
 
 @pytest.mark.slow
 def test_a_broken_run_beside_good_ones(command, uri, rows, tmp_path):
+    """And the command makes its store itself."""
+    (tmp_path / "mlflow.db").unlink()
     done = command(
         RUN_GRID, *SMALL, "--optimizers", "sgd", "--z-dims", 5, 7, "--learning-rates", 0.03, 1e30,
         "--epochs", 2, "--tracking-uri", uri, "--name", "half",
@@ -96,6 +98,10 @@ def test_a_broken_run_beside_good_ones(command, uri, rows, tmp_path):
         "sgd_lr1e+30_z5_s0": "FAILED",
         "sgd_lr1e+30_z7_s0": "FAILED",
     }
+    places = [place for (place,) in rows("SELECT artifact_location FROM experiments")]
+    assert len(places) == 2  # MLflow's own Default, and ours
+    assert all(place.startswith((tmp_path / "mlruns").as_uri()) for place in places)
+    assert rows("PRAGMA journal_mode") == [("wal",)]
     reasons = rows("SELECT name, value FROM tags JOIN runs USING (run_uuid) WHERE key = 'failure_reason'")
     assert {name for name, _ in reasons} == {"sgd_lr1e+30_z5_s0", "sgd_lr1e+30_z7_s0"}
     assert all("the loss of the" in reason for _, reason in reasons)

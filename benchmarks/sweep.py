@@ -2,7 +2,8 @@
 
 By default: the 8 cells of the default grid at 20 epochs, as a user starts them, into a store of their own;
 the wall time against the sum of the runs' training seconds, and the time to the first training step.
---tracking: one run tracked in MLflow and untracked, in turn; the ratio of their times.
+--start: the time to the first training step alone, with a new store and with one that is there, in turn.
+--tracking: one run tracked in MLflow and untracked, in turn; the ratios of their times, by clock and by processor.
 """
 
 import argparse
@@ -15,16 +16,44 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from gan_core import RunConfig, load_images, train
+from gan_core import ImageSet, RunConfig, load_images, train
 from gan_core.mlflow_client import MlflowClient
 from gan_core.run import run
 from gan_core.store import prepare_store
 from gan_core.tracking import MlflowTracker, create_run
 
 ROOT = Path(__file__).parent.parent
+
+
+def start(rounds: int, workers: int) -> None:
+    seconds: dict[str, list[float]] = {"new store": [], "store there": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            for kind, taken in seconds.items():
+                taken.append(_seconds_to_first_step(Path(folder) / f"{number}.db", workers))
+                print(f"round {number + 1}, {kind}: {taken[-1]:.1f} s", flush=True)
+    for kind, taken in seconds.items():
+        middle = statistics.median(taken)
+        print(f"{kind}: median {middle:.1f} s, {min(taken):.1f} to {max(taken):.1f}, n = {rounds}")
+
+
+def _seconds_to_first_step(store: Path, workers: int) -> float:
+    words = [sys.executable, ROOT / "sweeps" / "run_grid.py", "--epochs", "1", "--optimizers", "sgd"]
+    words += ["--workers", str(workers), "--tracking-uri", f"sqlite:///{store}"]
+    began = time.time()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    with closing(sqlite3.connect(store)) as database:
+        # An epoch is logged at its end.
+        (first,) = database.execute(
+            "SELECT min(timestamp / 1000.0 - value) FROM metrics "
+            "WHERE key = 'time/epoch_seconds' AND timestamp / 1000.0 > ?",
+            (began,),
+        ).fetchone()
+    return float(first - began)
 
 
 def grid(epochs: int, workers: int, store: Path) -> None:
@@ -65,40 +94,55 @@ def tracking(epochs: int, rounds: int) -> None:
     torch.set_num_threads(1)
     data = load_images("mnist")
     config = RunConfig(epochs=epochs)
-    ratios = []
+    ratios: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
         experiment = prepare_store(uri, "benchmark")
+        _tracked(uri, experiment, RunConfig(epochs=1), data)  # imports what draws figures
         for number in range(rounds):
             tracked, untracked = _tracked(uri, experiment, config, data), _untracked(config, data)
-            ratios.append(tracked / untracked)
-            print(f"round {number + 1}: tracked {tracked:.1f} s, untracked {untracked:.1f} s", flush=True)
-    print(
-        f"tracked / untracked, {epochs} epochs of MNIST, {rounds} rounds: "
-        f"median {statistics.median(ratios):.4f}, {min(ratios):.4f} to {max(ratios):.4f}"
-    )
+            ratios.append((tracked.clock / untracked.clock, tracked.processor / untracked.processor))
+            print(f"round {number + 1}: tracked {tracked}, untracked {untracked}", flush=True)
+    print(f"tracked / untracked, {epochs} epochs of MNIST, {rounds} rounds")
+    for name, found in zip(("clock", "processor"), zip(*ratios, strict=True), strict=True):
+        print(f"{name}: median {statistics.median(found):.4f}, {min(found):.4f} to {max(found):.4f}")
 
 
-def _tracked(uri, experiment, config, data):
-    began = time.perf_counter()
+class Seconds(NamedTuple):
+    clock: float
+    processor: float  # of all threads
+
+
+def _now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
+
+
+def _since(before: Seconds) -> Seconds:
+    now = _now()
+    return Seconds(round(now.clock - before.clock, 3), round(now.processor - before.processor, 3))
+
+
+def _tracked(uri: str, experiment: str, config: RunConfig, data: ImageSet) -> Seconds:
+    began = _now()
     run_id = create_run(MlflowClient(uri), experiment, "benchmark", config)
     outcome = run(
         "benchmark", config, data, MlflowTracker(uri, run_id, config, data, "benchmark"), lambda _: None
     )
     assert outcome.status == "FINISHED", outcome
-    return time.perf_counter() - began
+    return _since(began)
 
 
-def _untracked(config, data):
-    began = time.perf_counter()
+def _untracked(config: RunConfig, data: ImageSet) -> Seconds:
+    began = _now()
     for _ in train(config, data.images):
         pass
-    return time.perf_counter() - began
+    return _since(began)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tracking", action="store_true")
+    parser.add_argument("--start", action="store_true")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -106,6 +150,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if args.tracking:
         tracking(args.epochs, args.rounds)
+    elif args.start:
+        start(args.rounds, args.workers)
     else:
         with tempfile.TemporaryDirectory() as folder:
             grid(args.epochs, args.workers, args.store or Path(folder) / "mlflow.db")

@@ -1,11 +1,15 @@
 """One GAN training: its settings, data, networks, the training loop, and what it leaves behind."""
 
-from gan_core.config import RunConfig
-from gan_core.data import ImageSet, load_images
-from gan_core.events import EpochEnd, Samples, Trained
-from gan_core.generator_file import load_generator
-from gan_core.plots import plot_losses, sample_sheet
-from gan_core.trainer import train
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gan_core.config import RunConfig
+    from gan_core.data import ImageSet, load_images
+    from gan_core.events import EpochEnd, Samples, Trained
+    from gan_core.generator_file import load_generator
+    from gan_core.plots import plot_losses, sample_sheet
+    from gan_core.trainer import train
 
 __all__ = [
     "EpochEnd",
@@ -19,3 +23,23 @@ __all__ = [
     "sample_sheet",
     "train",
 ]
+
+_MODULES = {
+    "RunConfig": "config",
+    "ImageSet": "data",
+    "load_images": "data",
+    "EpochEnd": "events",
+    "Samples": "events",
+    "Trained": "events",
+    "load_generator": "generator_file",
+    "plot_losses": "plots",
+    "sample_sheet": "plots",
+    "train": "trainer",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The name, from its module: PyTorch takes seconds to import, and the commands check all before that."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

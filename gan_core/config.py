@@ -10,8 +10,8 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from gan_core.data import DATASETS
 from gan_core.errors import UserError
+from gan_core.image_files import DATASETS
 from gan_core.optimizers import OPTIMIZERS
 
 

@@ -4,29 +4,39 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
+
     from gan_core.config import RunConfig
 
 
 class OptimizerChoice(NamedTuple):
-    """A class of torch.optim, the learning rate used where none is given, and options that make it faster."""
+    """A class of torch.optim by name, the learning rate where none is given, options that make it faster."""
 
-    make: type[torch.optim.Optimizer]
+    name: str
     learning_rate: float
     options: Mapping[str, Any] = MappingProxyType({})
 
+    @property
+    def make(self) -> type["torch.optim.Optimizer"]:
+        """The class itself."""
+        from torch import optim  # takes seconds to import, and the table is read before any training
+
+        found: type[torch.optim.Optimizer] = getattr(optim, self.name)
+        return found
+
 
 OPTIMIZERS = {
-    "sgd": OptimizerChoice(torch.optim.SGD, 0.03),  # 0.3 collapses this network within two epochs
-    "adam": OptimizerChoice(torch.optim.Adam, 2e-4, {"fused": True}),
-    "adamw": OptimizerChoice(torch.optim.AdamW, 2e-4, {"fused": True}),
-    "rmsprop": OptimizerChoice(torch.optim.RMSprop, 2e-4),
+    "sgd": OptimizerChoice("SGD", 0.03),  # 0.3 collapses this network within two epochs
+    "adam": OptimizerChoice("Adam", 2e-4, {"fused": True}),
+    "adamw": OptimizerChoice("AdamW", 2e-4, {"fused": True}),
+    "rmsprop": OptimizerChoice("RMSprop", 2e-4),
 }
 
 
-def build_optimizer(config: "RunConfig", parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: "RunConfig", parameters: Iterable["torch.nn.Parameter"]
+) -> "torch.optim.Optimizer":
     """The run's optimizer over `parameters`, at the run's learning rate, else with PyTorch's defaults."""
     # Every class in the table takes lr; the common base class's signature does not say so.
     choice = OPTIMIZERS[config.optimizer]

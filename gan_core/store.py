@@ -1,19 +1,23 @@
-"""The tracking store made ready: its address understood and checked, its schema and experiment there."""
+"""The tracking store made ready: its address understood and checked, its schema and experiment there.
+
+MLflow is imported where it is needed: it takes a second, and most mistakes are found without it.
+"""
 
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import sqlalchemy
 from filelock import FileLock
-from mlflow.exceptions import MlflowException
 
 from gan_core.errors import UserError
-from gan_core.mlflow_client import MlflowClient
 from gan_core.paths import project_root
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DATABASES = ("postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT = 10  # seconds
@@ -69,6 +73,8 @@ def check_store(uri: str) -> None:
     """
     file = sqlite_file(uri)
     if file is None:
+        from gan_core.mlflow_client import MlflowClient
+
         with _impatient():
             try:
                 MlflowClient(uri).search_experiments(max_results=1)
@@ -87,6 +93,10 @@ def prepare_store(uri: str, experiment: str) -> str:
 
     Safe when several processes do it at once, and against a kill in the middle. Raises UserError if it fails.
     """
+    from mlflow.exceptions import MlflowException
+
+    from gan_core.mlflow_client import MlflowClient
+
     check_store(uri)
     file = sqlite_file(uri)
     try:
@@ -139,6 +149,8 @@ def _create_sqlite(file: Path) -> None:
 
 @contextmanager
 def _unsynced() -> Iterator[None]:
+    import sqlalchemy
+
     def pragma(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
@@ -156,7 +168,9 @@ def _artifact_root(file: Path | None, uri: str) -> str | None:
     return ((file.parent if file else project_root()) / "mlruns").as_uri()
 
 
-def _find_or_create_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> str:
+def _find_or_create_experiment(client: "MlflowClient", name: str, artifact_root: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_core.command_line import check_name, given_settings
-from gan_core.data import where_images_are
 from gan_core.errors import UserError
+from gan_core.image_files import where_images_are
 from gan_core.store import check_store, redact, resolve_uri
-from gan_core.trainer import require_device
 from sweeps.grid import Grid, GridRun, grid_runs, make_grid
 
 
@@ -40,7 +39,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
     workers = args.workers
     if args.address is None:
         workers = min(workers or len(os.sched_getaffinity(0)), len(runs))
-        require_device(runs[0].config.device)
+        if runs[0].config.device != "cpu":
+            from gan_core.trainer import require_device
+
+            require_device(runs[0].config.device)
     else:
         _check_cluster(args.address)
     uri = resolve_uri(args.tracking_uri)

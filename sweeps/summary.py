@@ -23,18 +23,9 @@ def show_results(
     """A row for each cell, means over its seeds; then where the pictures are, and how to look at the rest."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column("cell", no_wrap=True)
-    for column in (
-        "finished",
-        "loss D",
-        "loss G",
-        "D(x)",
-        "D(G(z))",
-        "fid",
-        "health",
-        "images/s",
-        "time",
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("finished", "loss D", "loss G", "D(x)", "D(G(z))", "fid", "health", "time"):
+        # Where the terminal is narrow, the words of health are the ones to give way.
+        table.add_column(column, justify="right", no_wrap=column != "health")
     cells: dict[str, list[RunRecord]] = {}
     for record in records:
         cells.setdefault(record.cell, []).append(record)
@@ -56,11 +47,10 @@ def show_results(
                 f"{health or 'unknown'} {count}/{len(runs)}"
                 for health, count in Counter(run.health for run in runs).most_common()
             ),
-            f"{fmean(fmean(run.history.get('time/images_per_second', [float('nan')])) for run in runs):,.0f}",
             in_time(fmean(sum(run.history.get("time/epoch_seconds", [])) for run in runs)),
         )
     console.print()
-    console.print(table, width=max(console.width, 120))  # figures cut off would be none
+    console.print(table)
     over = len(records) > len(cells)
     console.print(
         f"\nLosses, scores and fid (less is better) are of the last epoch{', means over seeds' * over}."

@@ -75,6 +75,7 @@ def timing(reference: Reference) -> None:
     print(f"median and range of {REPEATS}")
     for name, work in {
         "whole evaluation": lambda: evaluate(G, reference),
+        "in mid-run": lambda: evaluate(G, reference, quick=True),
         "generate": lambda: evaluation_images(G, count),
         "judge": lambda: look_at(network, images),
         "Fréchet": lambda: frechet_distance(real.gaussian, fit_gaussian(features)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
+from gan_core.assessment import Assessment
 from gan_core.config import FIELDS
 from gan_core.errors import UserError
 
@@ -60,6 +61,24 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--experiment", default="gan-grid", metavar="NAME", help="MLflow experiment (default: gan-grid)"
     )
+
+
+def add_assessment(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how the runs are looked at; they change nothing in the training."""
+    parser.add_argument(
+        "--evaluate-every", type=int, default=Assessment.every, metavar="N",
+        help="epochs from one evaluation of G to the next; 0: only at the end, where there always is one "
+        f"(default: {Assessment.every})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stop-dead", action="store_true",
+        help="end a run early once it has collapsed: losses pinned or frozen, or one picture whatever z is",
+    )  # fmt: skip
+
+
+def given_assessment(args: argparse.Namespace) -> Assessment:
+    """What these flags ask for. Raises UserError for a bad value."""
+    return Assessment(args.evaluate_every, args.stop_dead)
 
 
 def check_name(what: str, name: str) -> str:

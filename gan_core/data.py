@@ -16,6 +16,7 @@ from gan_core.image_files import (
     BundledDigits,
     IdxArchive,
     default_data_dir,
+    md5_of,
     ready_folder,
 )
 
@@ -88,6 +89,24 @@ def load_split(name: str, split: str, data_dir: Path | None = None) -> LabelledI
     labels = labels.to(torch.int64)
     digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:32]
     return LabelledImages(name, split, images, labels, digest)
+
+
+def fingerprint(name: str, data_dir: Path | None = None) -> str:
+    """32 hex digits that tell a set, both halves with their labels, from every other; its files are checked.
+
+    Not the digests of LabelledImages: where the files' right MD5s are known, the check tells all. Raises
+    UserError as load_images does.
+    """
+    if name not in DATASETS:
+        raise UserError(f"dataset should be one of {', '.join(DATASETS)}, got {name!r}")
+    kind = DATASETS[name]
+    if isinstance(kind, BundledDigits):
+        digests = [load_split(name, split).digest for split in SPLITS]
+    else:
+        folder = ready_folder(name, kind, data_dir or default_data_dir())
+        known = kind.md5 or {file: md5_of((folder / file).read_bytes()) for file in IDX_FILES}
+        digests = [known[file] for file in IDX_FILES]
+    return hashlib.sha256(" ".join([name, *digests]).encode()).hexdigest()[:32]
 
 
 def load_idx_images(name: str, archive: IdxArchive, data_dir: Path) -> tuple[Tensor, str]:

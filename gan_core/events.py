@@ -1,12 +1,14 @@
 """What a run tells the world while it trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gan_core.models import Generator
+from gan_core.quality.health import Diagnosis
+from gan_core.quality.scores import Evaluation
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Samples:
 class EpochEnd:
     """One epoch's figures, an element an iteration, float32.
 
-    Losses in nats; scores are D's mean probability of 'real' over a batch, before D's update.
+    Losses in nats; scores are D's mean probability of 'real' over a batch, before D's update. `generator` is
+    the live G, on the run's device: as the epoch left it only until the next event is asked for, and to be
+    looked at, not changed.
     """
 
     epoch: int  # 1-based
@@ -31,6 +35,7 @@ class EpochEnd:
     fake_scores: NDArray[np.float32]
     images: int  # real images seen
     seconds: float
+    generator: Generator = field(repr=False, compare=False)
 
     def metrics(self) -> dict[str, float]:
         """The epoch's metrics under the names that trackers and reports use."""
@@ -53,4 +58,29 @@ class Trained:
     generator: Generator
 
 
-Event = Samples | EpochEnd | Trained
+@dataclass(frozen=True)
+class Yardstick:
+    """What the scores of an assessed run hold against; its first event."""
+
+    dataset: str
+    judge: str  # SHA-256 of its weights
+    judge_accuracy: float  # share of the test images that it classifies right
+    n: int  # images that an evaluation makes
+    floor: dict[str, float]  # scores of training images
+    ceiling: dict[str, float]  # scores of an untrained G
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How good G is after `epoch` epochs, and the seconds that it took to find out."""
+
+    epoch: int
+    evaluation: Evaluation
+    seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """The scores and the time under the names that trackers and reports use."""
+        return {**self.evaluation.scores, "time/evaluation_seconds": self.seconds}
+
+
+Event = Samples | EpochEnd | Trained | Yardstick | Evaluated | Diagnosis

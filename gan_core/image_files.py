@@ -148,11 +148,11 @@ def _faults(archive: IdxArchive, folder: Path) -> dict[str, str]:
                 expected = archive.md5[file]
             else:
                 packed = (folder / f"{file}.gz").read_bytes()
-                if _md5(packed) != dict(archive.load_class().resources)[f"{file}.gz"]:
+                if md5_of(packed) != dict(archive.load_class().resources)[f"{file}.gz"]:
                     faults[file] = f"{file}.gz is damaged"
                     continue
-                expected = _md5(gzip.decompress(packed))
-            found = _md5((folder / file).read_bytes())
+                expected = md5_of(gzip.decompress(packed))
+            found = md5_of((folder / file).read_bytes())
         except FileNotFoundError:
             faults[file] = "missing"
             continue
@@ -161,7 +161,8 @@ def _faults(archive: IdxArchive, folder: Path) -> dict[str, str]:
     return faults
 
 
-def _md5(content: bytes) -> str:
+def md5_of(content: bytes) -> str:
+    """The MD5 in hex digits, as image sets' files are published with."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 

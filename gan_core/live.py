@@ -72,13 +72,14 @@ class LiveView:
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_INTERVAL:
             self._say(" · ".join([self._summary(), *map(_in_words, self._running.values())]))
 
-    def end(self, run: str, status: str, reason: str = "") -> None:
+    def end(self, run: str, status: str, reason: str = "", health: str = "") -> None:
         """A run has ended."""
         last = self._running.pop(run, None)
         self._left[run] = 0
         self._ended[run] = status
         figures = f" · {_in_words(last, name=False)}" if last else ""
-        self._say(f"{run} {status}{figures}{': ' + reason if reason else ''} · {self._summary()}")
+        found = f" ({health})" if health else ""
+        self._say(f"{run} {status}{found}{figures}{': ' + reason if reason else ''} · {self._summary()}")
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()

@@ -4,12 +4,15 @@ import traceback
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
+from gan_core.assess import train_assessed
+from gan_core.assessment import Assessment
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
 from gan_core.events import EpochEnd, Event
 from gan_core.live import Progress
-from gan_core.trainer import train
+from gan_core.quality.health import Diagnosis
+from gan_core.quality.reference import Reference
 
 TRACEBACK_LINES = 40
 
@@ -25,41 +28,51 @@ class Tracker(Protocol):
 
 
 class Outcome(NamedTuple):
-    """How a run ended, and why if it failed."""
+    """How a run ended, why if it failed, and its health where that was found out."""
 
     status: Literal["FINISHED", "FAILED"]
     reason: str = ""
+    health: str = ""
 
 
-def run(
-    name: str, config: RunConfig, data: ImageSet, tracker: Tracker, on_epoch: Callable[[Progress], None]
+def run(  # noqa: PLR0913 (what a run needs)
+    name: str,
+    config: RunConfig,
+    data: ImageSet,
+    tracker: Tracker,
+    on_epoch: Callable[[Progress], None],
+    reference: Reference,
+    assessment: Assessment,
 ) -> Outcome:
-    """Train, keep the record, and say how it ended.
+    """Train, evaluate, keep the record, and say how it ended.
 
     A run that breaks is an outcome, not an exception: its reason and traceback go into the record. An
     interruption (KeyboardInterrupt) closes the record as KILLED and is raised again.
     """
+    health = ""
     try:
-        for event in train(config, data.images):
+        for event in train_assessed(config, data.images, reference, assessment):
             tracker.log(event)
             if isinstance(event, EpochEnd):
                 on_epoch(_progress(name, config, event))
+            elif isinstance(event, Diagnosis):
+                health = event.health
     except TrackingError as error:
-        return Outcome("FAILED", str(error))
+        return Outcome("FAILED", str(error), health)
     except Exception as error:
         trace = "".join(traceback.format_exc().splitlines(keepends=True)[-TRACEBACK_LINES:])
-        return _close(tracker, Outcome("FAILED", f"{type(error).__name__}: {error}"), trace)
+        return _close(tracker, Outcome("FAILED", f"{type(error).__name__}: {error}", health), trace)
     except BaseException:
         tracker.close("KILLED")
         raise
-    return _close(tracker, Outcome("FINISHED"))
+    return _close(tracker, Outcome("FINISHED", health=health))
 
 
 def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
     try:
         tracker.close(outcome.status, outcome.reason, trace)
     except TrackingError as error:
-        return Outcome("FAILED", str(error))
+        return Outcome("FAILED", str(error), outcome.health)
     return outcome
 
 

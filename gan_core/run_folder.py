@@ -5,19 +5,27 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gan_core.atomic import write_atomically
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.events import EpochEnd, Evaluated, Event, Samples, Trained, Yardstick
 from gan_core.generator_file import GENERATOR_FILE, save_generator
 from gan_core.plots import plot_losses, sample_sheet
+from gan_core.quality.health import Diagnosis
+
+QUALITY_FILE = "quality.json"
 
 
 class RunFolder:
-    """Writes config.json, metrics.csv, samples/epoch_*.png, generator.safetensors, losses.npz, losses.png."""
+    """Writes a run's files, most of them as their events come.
+
+    config.json, metrics.csv, samples/epoch_*.png, quality.json, generator.safetensors, losses.npz,
+    losses.png, status.json, and of a run that broke, traceback.txt.
+    """
 
     def __init__(self, folder: Path, config: RunConfig, title: str) -> None:
         """Make `folder` if need be; raise UserError if something is in it already or it cannot be written."""
@@ -33,6 +41,8 @@ class RunFolder:
         self.folder = folder
         self._title = title
         self._epochs: list[EpochEnd] = []
+        self._quality: dict[str, Any] = {}
+        self._diagnosis: Diagnosis | None = None
 
     def log(self, event: Event) -> None:
         """Write what the event brings."""
@@ -51,10 +61,30 @@ class RunFolder:
                     table.writerow(row)
             case Trained(generator):
                 save_generator(generator, self.folder / GENERATOR_FILE)
+            case Yardstick():
+                self._quality = {**dataclasses.asdict(event), "evaluations": []}
+                self._write_quality()
+            case Evaluated(epoch, evaluation):
+                self._quality["evaluations"].append(
+                    {
+                        "epoch": epoch,
+                        "scores": evaluation.scores,
+                        "class_shares": evaluation.class_shares.tolist(),
+                    }
+                )
+                self._write_quality()
+            case Diagnosis():
+                self._diagnosis = event
+                self._quality.update(_health(event))
+                self._write_quality()
 
     def close(self, status: str, reason: str = "", trace: str = "") -> None:
         """Write the losses of every iteration as arrays and as a figure; how the run ended; its traceback."""
-        ending = {"status": status, **({"failure_reason": reason} if reason else {})}
+        ending = {
+            "status": status,
+            **({"failure_reason": reason} if reason else {}),
+            **(_health(self._diagnosis) if self._diagnosis else {}),
+        }
         write_atomically(self.folder / "status.json", json.dumps(ending, indent=2).encode())
         if self._epochs:
             arrays = io.BytesIO()
@@ -69,6 +99,13 @@ class RunFolder:
             write_atomically(self.folder / "losses.png", picture.getvalue())
         if trace:
             write_atomically(self.folder / "traceback.txt", trace.encode())
+
+    def _write_quality(self) -> None:
+        write_atomically(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
+
+
+def _health(found: Diagnosis) -> dict[str, str | int]:
+    return {"health": found.health, "health_reason": found.reason, "health_since_epoch": found.epoch}
 
 
 def sheet_name(epoch: int) -> str:

@@ -19,10 +19,11 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.events import EpochEnd, Evaluated, Event, Samples, Trained, Yardstick
 from gan_core.generator_file import GENERATOR_FILE
 from gan_core.mlflow_client import MlflowClient
-from gan_core.run_folder import RunFolder, sheet_name
+from gan_core.quality.health import Diagnosis
+from gan_core.run_folder import QUALITY_FILE, RunFolder, sheet_name
 
 WRITE_INTERVAL = 1.0  # seconds between two writes to the store: an epoch of a small image set is shorter
 PATIENCE = 300.0  # seconds to go on trying a store that does not take what is written
@@ -67,7 +68,9 @@ class MlflowTracker:
             if self._error:
                 raise self._error
             self._files.close(status, reason, trace)
-            for name in ("losses.npz", "losses.png", "metrics.csv", "config.json", "traceback.txt"):
+            for name in (
+                "losses.npz", "losses.png", "metrics.csv", "config.json", QUALITY_FILE, "traceback.txt",
+            ):  # fmt: skip
                 if (self._files.folder / name).exists():
                     self._upload(name)
             self._persist(lambda: end_run(self._client, self._run_id, status, reason))
@@ -103,7 +106,7 @@ class MlflowTracker:
         metrics = [
             Metric(name, value, at, event.epoch)
             for event, at in waiting
-            if isinstance(event, EpochEnd)
+            if isinstance(event, EpochEnd | Evaluated)
             for name, value in event.metrics().items()
         ]
         if metrics:
@@ -115,6 +118,22 @@ class MlflowTracker:
                     self._log_sheet(epoch, at)
                 case Trained():
                     self._upload(GENERATOR_FILE)
+                case Yardstick():
+                    self._tag(
+                        {
+                            "quality.judge": event.judge,
+                            "quality.judge_accuracy": str(event.judge_accuracy),
+                            "quality.n": str(event.n),
+                            "quality.floor": json.dumps(event.floor),
+                            "quality.ceiling": json.dumps(event.ceiling),
+                        }
+                    )
+                case Diagnosis(health, reason):
+                    self._tag({"health": health, "health_reason": reason})
+
+    def _tag(self, values: dict[str, str]) -> None:
+        tags = [RunTag(key, value) for key, value in values.items()]
+        self._persist(lambda: self._client.log_batch(self._run_id, tags=tags))
 
     def _log_sheet(self, epoch: int, at: int) -> None:
         """As a file under its own name, and as a step of the UI's image slider."""

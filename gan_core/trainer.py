@@ -45,7 +45,7 @@ def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
         record = steps.epoch(images, order, noise(config, epoch)).cpu()
         D_losses, G_losses, real_scores, fake_scores = record.numpy()
         seconds = time.perf_counter() - started
-        yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
+        yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds, G)
         refuse_non_finite(epoch, record)
         if epoch in due:
             yield Samples(epoch, generate(G, z_fixed))

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gan_core.command_line import check_name, given_settings
+from gan_core.assessment import Assessment
+from gan_core.command_line import check_name, given_assessment, given_settings
 from gan_core.errors import UserError
 from gan_core.image_files import where_images_are
 from gan_core.store import check_store, redact, resolve_uri
@@ -28,12 +29,14 @@ class Plan:
     tracking_uri: str  # absolute
     workers: int | None  # runs at a time; None: as many as the cluster has room for
     address: str | None  # of a Ray cluster; None: this machine
+    assessment: Assessment
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the command's arguments ask for. Writes nothing; raises UserError for what cannot be."""
     grid, notes = make_grid(args.optimizers, args.z_dims, args.seeds, args.learning_rates)
     runs = grid_runs(grid, **given_settings(args))
+    assessment = given_assessment(args)
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers should be 1 or more, got {args.workers}")
     workers = args.workers
@@ -58,6 +61,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         tracking_uri=uri,
         workers=workers,
         address=args.address,
+        assessment=assessment,
     )
 
 
@@ -86,6 +90,7 @@ def describe_plan(plan: Plan) -> str:
         "runs": f"{len(plan.runs)} = {cells} cell{'s' * (cells != 1)} × {seeds} seed{'s' * (seeds != 1)}",
         "each run": f"{config.epochs} epoch{'s' * (config.epochs != 1)} in batches of {config.batch_size}, "
         f"hidden layers of {config.hidden_dim}",
+        "quality": str(plan.assessment),
         "workers": f"{plan.workers or 'as many as the cluster has room for'}, a thread each"
         + (f", on the Ray cluster at {plan.address}" if plan.address else ""),
         "data": f"{plan.dataset}, {where_images_are(plan.dataset, plan.data_dir)}",

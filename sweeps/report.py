@@ -34,6 +34,7 @@ class RunRecord:
     seed: int
     # metric → an element an epoch; empty where the run logged none
     history: dict[str, list[float]]
+    health: str = ""  # empty where nothing was found out
 
     def last(self, metric: str) -> float:
         """The metric after the last epoch logged; nan if there is none."""
@@ -67,6 +68,7 @@ def read_sweep(client: MlflowClient, sweep: Sweep) -> list[RunRecord]:
                 int(params["z_dim"]),
                 int(params["seed"]),
                 history,
+                run.data.tags.get("health", ""),
             )
         )
     return records

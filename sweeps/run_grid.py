@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gan_core.command_line import OK, OneLineParser, add_field, add_places, run_command
+from gan_core.command_line import OK, OneLineParser, add_assessment, add_field, add_places, run_command
 from gan_core.config import FIELDS
 from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
+from gan_core.quality.packaged import has_judge
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, make_plan
 from sweeps.ray_session import ray_session, set_ray_environment
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
     fetch_images(plan.dataset, plan.data_dir)
+    if not has_judge(plan.dataset):
+        _train_judge(plan)  # minutes, perhaps, which Ctrl-C ends here and not in a thread
     set_ray_environment(plan.address)
     with ThreadPoolExecutor(1) as beside, ExitStack() as workers:
         # To import PyTorch and MLflow and to make a new store takes as long as Ray takes to start.
@@ -44,6 +47,12 @@ def run_sweep(plan: Plan, console: Console) -> int:
         from sweeps.sweep import conduct
 
         return conduct(plan, ready, workers, console)
+
+
+def _train_judge(plan: Plan) -> None:
+    from gan_core.quality.reference import load_reference, quality_cache
+
+    load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
 
 
 def _prepare(plan: Plan) -> "Prepared":
@@ -66,6 +75,7 @@ def _parser() -> OneLineParser:
     for name in FIELDS:
         if name not in AXES:
             add_field(parser, name)
+    add_assessment(parser)
     add_places(parser)
     parser.add_argument("--name", metavar="NAME", help="name of the sweep (default: grid-DATE-TIME)")
     parser.add_argument(

@@ -1,5 +1,6 @@
 """What a finished sweep says in the terminal: a table of its cells, and where to look further."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -22,16 +23,16 @@ def show_results(
     """A row for each cell, means over its seeds; then where the pictures are, and how to look at the rest."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column("cell", no_wrap=True)
-    for column in ("runs", "finished", "loss D", "loss G", "D(x)", "D(G(z))", "images/s", "time"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("finished", "loss D", "loss G", "D(x)", "D(G(z))", "fid", "health", "time"):
+        # Where the terminal is narrow, the words of health are the ones to give way.
+        table.add_column(column, justify="right", no_wrap=column != "health")
     cells: dict[str, list[RunRecord]] = {}
     for record in records:
         cells.setdefault(record.cell, []).append(record)
     for cell, runs in cells.items():
         table.add_row(
             cell,
-            str(len(runs)),
-            str(sum(run.status == "FINISHED" for run in runs)),
+            f"{sum(run.status == 'FINISHED' for run in runs)}/{len(runs)}",
             *(
                 f"{fmean(run.last(metric) for run in runs):{form}}"
                 for metric, form in (
@@ -39,15 +40,21 @@ def show_results(
                     ("loss/generator", ".3f"),
                     ("score/real", ".2f"),
                     ("score/fake", ".2f"),
+                    ("quality/fid", ".1f"),
                 )
             ),
-            f"{fmean(fmean(run.history.get('time/images_per_second', [float('nan')])) for run in runs):,.0f}",
+            ", ".join(
+                f"{health or 'unknown'} {count}/{len(runs)}"
+                for health, count in Counter(run.health for run in runs).most_common()
+            ),
             in_time(fmean(sum(run.history.get("time/epoch_seconds", [])) for run in runs)),
         )
     console.print()
     console.print(table)
-    over = " and over seeds" if len(records) > len(cells) else ""
-    console.print(f"\nLosses and scores are means of the last epoch{over}.")
+    over = len(records) > len(cells)
+    console.print(
+        f"\nLosses, scores and fid (less is better) are of the last epoch{', means over seeds' * over}."
+    )
     where = redact(client.get_run(sweep.parent_id).info.artifact_uri.removeprefix("file://"))
     console.print(f"Pictures: {where}/{CONTACT_SHEET} and {LOSSES_FIGURE}; each run's own beside its record.")
     console.print(f"Compare:  {_ui_command(uri)}")

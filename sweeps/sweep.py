@@ -13,6 +13,7 @@ from gan_core.command_line import OK, RUN_FAILED
 from gan_core.data import ImageSet, load_images
 from gan_core.live import LiveView
 from gan_core.mlflow_client import MlflowClient
+from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.store import prepare_store
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
@@ -26,16 +27,18 @@ class Prepared(NamedTuple):
     """What a sweep needs beside its workers."""
 
     data: ImageSet
+    reference: Reference
     client: MlflowClient
     experiment_id: str
 
 
 def prepare(plan: Plan) -> Prepared:
-    """Load the images and make the store ready. Raises UserError."""
+    """Load the images and what they are scored by, and make the store ready. Raises UserError."""
     data = load_images(plan.dataset, plan.data_dir)
+    reference = load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
     # Not before: a client makes a store that is not there by itself, and not safely.
-    return Prepared(data, MlflowClient(plan.tracking_uri), experiment_id)
+    return Prepared(data, reference, MlflowClient(plan.tracking_uri), experiment_id)
 
 
 def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console) -> int:
@@ -48,7 +51,7 @@ def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
         sweep = begin_sweep(client, prepared.experiment_id, plan)
         run_ids = add_children(client, sweep, plan.runs)
         with LiveView({run.name: run.config.epochs for run in plan.runs}, console) as view:
-            reasons = _train_all(plan, run_ids, prepared.data, view)
+            reasons = _train_all(plan, run_ids, prepared, view)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -62,7 +65,7 @@ def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
     return OK if set(statuses.values()) == {"FINISHED"} else RUN_FAILED
 
 
-def _train_all(plan: Plan, run_ids: dict[str, str], data: ImageSet, view: LiveView) -> dict[str, str]:
+def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, view: LiveView) -> dict[str, str]:
     """Train every run on Ray's workers; the reasons of those that failed, by name."""
     tasks = [
         Task(run.name, dataclasses.asdict(run.config), run_ids[run.name], plan.tracking_uri)
@@ -70,8 +73,15 @@ def _train_all(plan: Plan, run_ids: dict[str, str], data: ImageSet, view: LiveVi
     ]
     listener = Listener(view)
     # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
+    data = prepared.data
     about = {"name": data.name, "digest": data.digest, "source": data.source}
-    trainable = tune.with_parameters(run_trial, pixels=data.images.numpy(), about=about)
+    trainable = tune.with_parameters(
+        run_trial,
+        pixels=data.images.numpy(),
+        about=about,
+        reference=prepared.reference,
+        assessment=plan.assessment,
+    )
     if plan.runs[0].config.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
         share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from gan_core.assessment import Assessment
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.live import LiveView, Progress
+from gan_core.quality.reference import Reference
 from gan_core.run import Outcome, run
 from gan_core.tracking import MlflowTracker
 
@@ -31,25 +33,34 @@ class Task:
     tracking_uri: str
 
 
-def run_trial(trial: dict[str, Any], pixels: NDArray[np.uint8], about: dict[str, str]) -> None:
+def run_trial(
+    trial: dict[str, Any],
+    pixels: NDArray[np.uint8],
+    about: dict[str, str],
+    reference: Reference,
+    assessment: Assessment,
+) -> None:
     """Train the run of `trial["task"]` (a Task's fields) and report its progress and its end to Ray Tune.
 
     `pixels`: the images, uint8, N×1×28×28, in Ray's object store, which every worker of a machine reads in
-    place; `about`: the image set's name, digest and source.
+    place; `about`: the image set's name, digest and source; `reference`: ready, of that set.
     """
     try:
-        outcome = _train(Task(**trial["task"]), pixels, about)
+        outcome = _train(Task(**trial["task"]), _image_set(pixels, about), reference, assessment)
     except Exception as error:  # outside of the run: no room for its scratch files, say
         outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")
-    tune.report({"status": outcome.status, "reason": outcome.reason})
+    tune.report(outcome._asdict())
 
 
-def _train(task: Task, pixels: NDArray[np.uint8], about: dict[str, str]) -> Outcome:
-    torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
+def _image_set(pixels: NDArray[np.uint8], about: dict[str, str]) -> ImageSet:
     with warnings.catch_warnings():
         # The shared memory cannot be written to, and is not: batches are copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        data = ImageSet(images=torch.from_numpy(pixels), **about)
+        return ImageSet(images=torch.from_numpy(pixels), **about)
+
+
+def _train(task: Task, data: ImageSet, reference: Reference, assessment: Assessment) -> Outcome:
+    torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
     config = RunConfig(**task.config)
     last_report = 0.0
 
@@ -60,7 +71,7 @@ def _train(task: Task, pixels: NDArray[np.uint8], about: dict[str, str]) -> Outc
             tune.report({"progress": dataclasses.asdict(progress)})
 
     tracker = MlflowTracker(task.tracking_uri, task.run_id, config, data, task.name)
-    return run(task.name, config, data, tracker, report)
+    return run(task.name, config, data, tracker, report, reference, assessment)
 
 
 class Listener(tune.Callback):
@@ -82,14 +93,14 @@ class Listener(tune.Callback):
         if "progress" in result:
             self.view.update(Progress(**result["progress"]))
         elif "status" in result:
-            self._end(trial, result["status"], result["reason"])
+            self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A worker died: what breaks in a run is told as its outcome, not as an error."""
-        self._end(trial, "FAILED", WORKER_DIED)
+        self._end(trial, Outcome("FAILED", WORKER_DIED))
 
-    def _end(self, trial: Trial, status: str, reason: str) -> None:
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
         name = trial.config["task"]["name"]
-        if reason:
-            self.reasons[name] = reason
-        self.view.end(name, status, reason)
+        if outcome.reason:
+            self.reasons[name] = outcome.reason
+        self.view.end(name, *outcome)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gan_core.data import ImageSet, load_images
+from gan_core.quality.reference import Reference, load_reference
 from gan_core.store import prepare_store
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,12 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def digits() -> ImageSet:
     return load_images("digits")
+
+
+@pytest.fixture(scope="session")
+def digits_reference(tmp_path_factory) -> Reference:
+    torch.set_num_threads(1)  # set up before any test: more threads would add up in another order
+    return load_reference("digits", tmp_path_factory.mktemp("quality"))
 
 
 @pytest.fixture(scope="session")

@@ -113,12 +113,12 @@ def _collapsed(
                 first = int((losses > PINNED_LOSS).argmax()) + 1
                 reason += f", first in iteration {first} of {len(losses)}"
             return Diagnosis("collapsed", f"{reason}: no gradient is left", epoch)
-    if epoch := _since(
-        [
-            max(metrics["loss_std/discriminator"], metrics["loss_std/generator"]) < FROZEN_STD
-            for metrics in history
-        ]
-    ):
+    frozen = [
+        max(metrics["loss_std/discriminator"], metrics["loss_std/generator"]) < FROZEN_STD
+        for metrics in history
+    ]
+    # The losses of an epoch of a single iteration have no spread.
+    if len(last_losses[0]) > 1 and (epoch := _since(frozen)):
         D_loss, G_loss = history[-1]["loss/discriminator"], history[-1]["loss/generator"]
         return Diagnosis(
             "collapsed",

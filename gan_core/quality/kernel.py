@@ -11,7 +11,8 @@ BLOCK = 500  # features whose products with themselves are held at once
 class KernelMoments(NamedTuple):
     """What the kernel needs of a set of N×d features; tensors are float64.
 
-    size: N; first: d, Σx; second: d×d, Σ x⊗x; third: (d·d)×d, Σ x⊗x⊗x; own: Σ k(x, x).
+    size: N; first: d, Σx; second: d×d, Σ x⊗x; third: d(d+1)/2×d, Σ x⊗x⊗x, of whose first two indices i and j,
+    which may change places, the pairs with i ≤ j are kept, row by row; own: Σ k(x, x).
     """
 
     size: int
@@ -25,10 +26,15 @@ def kernel_moments(features: Tensor) -> KernelMoments:
     """The sums over N×d features from which every mean of the kernel follows; N is 2 or more."""
     features = features.to(torch.float64)
     width = features.shape[1]
-    third = features.new_zeros(width * width, width)
+    third = features.new_zeros(width * (width + 1) // 2, width)
+    squares = features.new_empty(len(third), BLOCK)
     for block in features.split(BLOCK):
-        squares = (block.unsqueeze(2) * block.unsqueeze(1)).flatten(1)  # N×(d·d)
-        third.addmm_(squares.T, block)
+        turned, products = block.T.contiguous(), squares[:, : len(block)]  # d×n, d(d+1)/2×n
+        start = 0
+        for i in range(width):
+            torch.mul(turned[i:], turned[i], out=products[start : start + width - i])
+            start += width - i
+        third.addmm_(products, block)
     own = (features.square().sum(dim=1) / width + 1).pow(3).sum().item()
     return KernelMoments(len(features), features.sum(dim=0), features.T @ features, third, own)
 
@@ -51,5 +57,7 @@ def _pairs(a: KernelMoments, b: KernelMoments) -> float:
     width = len(a.first)
     linear = (a.first * b.first).sum().item() / width
     square = (a.second * b.second).sum().item() / width**2
-    cube = (a.third * b.third).sum().item() / width**3
+    i, j = torch.triu_indices(width, width)
+    twice = torch.where(i == j, 1.0, 2.0).to(a.third.dtype)  # a pair left out counts with the one kept
+    cube = (twice @ (a.third * b.third).sum(dim=1)).item() / width**3
     return a.size * b.size + 3 * linear + 3 * square + cube

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 5
-BLOCK = 250  # rows of the matrix of distances held at once: what a core's cache holds
+BLOCK = 100  # rows of the matrix of distances held at once: what a core's cache holds
 
 
 class PRDC(NamedTuple):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,22 +13,23 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_core.config import make_config
-from gan_core.data import load_split
-from gan_core.errors import UserError
+from gan_core.data import fingerprint, load_split
+from gan_core.image_files import default_data_dir
 from gan_core.models import build_models
-from gan_core.quality.judge import TrainedJudge, judge_for, write_whole
+from gan_core.quality.frechet import Gaussian
+from gan_core.quality.judge import TrainedJudge, judge_for, known_judge, write_whole
+from gan_core.quality.kernel import KernelMoments
 from gan_core.quality.prdc import NEIGHBOURS
 from gan_core.quality.scores import (
     RealSide,
     evaluation_images,
     measure_real,
-    real_side,
     score_images,
 )
 from gan_core.streams import stream
 
-# Counts up when a score's definition changes, so that floors and ceilings kept by older code are not used.
-SCORES_VERSION = 1
+# Counts up when a score's definition or the file's layout changes, so that what older code kept is not used.
+SCORES_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,36 @@ class Reference:
         return len(self.real.features)
 
 
+def quality_cache(data_dir: Path | None = None) -> Path:
+    """Where judges and references are kept: a folder `quality` among the data."""
+    return (data_dir or default_data_dir()) / "quality"
+
+
 def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) -> Reference:
     """The reference of a data set, from the cache, or computed (seconds, plus its judge's training) and kept.
 
-    Several processes may ask at once: one computes, the others wait. Raises UserError where the images cannot
-    be had or the cache cannot be written.
+    The files of the data set are checked each time, as by `load_images`. Several processes may ask at once:
+    one computes, the others wait. A cache that cannot be written is said on stderr and done without, unless a
+    judge has to be kept there. Raises UserError then, and where the images cannot be had.
     """
-    judge = judge_for(dataset, cache_dir, data_dir)
-    record = judge.record
-    digests = [record.train_digest, record.test_digest, record.weights_sha256, SCORES_VERSION, NEIGHBOURS]
-    key = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
+    of = json.dumps([fingerprint(dataset, data_dir), SCORES_VERSION, NEIGHBOURS])
+    key = hashlib.sha256(of.encode()).hexdigest()[:16]
     path = cache_dir.expanduser().absolute() / f"reference-{dataset}-{key}.safetensors"
+    if kept := _load(path, dataset, cache_dir):
+        return kept
+    judge = judge_for(dataset, cache_dir, data_dir)
     try:
-        if kept := _load(path, dataset, judge):
-            return kept
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             # Another process may have computed it while this one waited for the lock.
-            if kept := _load(path, dataset, judge):
+            if kept := _load(path, dataset, cache_dir):
                 return kept
             reference = compute_reference(dataset, judge, data_dir)
             _save(path, reference)
             return reference
     except OSError as error:
-        raise UserError(f"cannot keep the reference of {dataset} in {cache_dir}: {error}") from error
+        print(f"cannot keep the scores' reference of {dataset} in {cache_dir}: {error}", file=sys.stderr)
+        return compute_reference(dataset, judge, data_dir)
 
 
 def compute_reference(dataset: str, judge: TrainedJudge, data_dir: Path | None = None) -> Reference:
@@ -93,18 +101,44 @@ def floor_images(dataset: str, count: int, data_dir: Path | None = None, draw: i
 
 
 def _save(path: Path, reference: Reference) -> None:
-    real = reference.real
-    tensors = {"features": real.features, "radii": real.radii, "shares": real.shares}
-    figures = {"floor": json.dumps(reference.floor), "ceiling": json.dumps(reference.ceiling)}
-    write_whole(path, save(tensors, metadata=figures))
+    real, record = reference.real, reference.judge.record
+    tensors = {
+        "features": real.features,
+        "radii": real.radii,
+        "mean": real.gaussian.mean,
+        "covariance": real.gaussian.covariance,
+        "first": real.moments.first,
+        "second": real.moments.second,
+        "third": real.moments.third,
+        "own": torch.tensor(real.moments.own, dtype=torch.float64),
+        "shares": real.shares,
+    }
+    about = {
+        "train_digest": record.train_digest,
+        "test_digest": record.test_digest,
+        "judge": record.weights_sha256,
+        "floor": json.dumps(reference.floor),
+        "ceiling": json.dumps(reference.ceiling),
+    }
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about))
 
 
-def _load(path: Path, dataset: str, judge: TrainedJudge) -> Reference | None:
-    """The reference kept at `path`; None if not there whole."""
+def _load(path: Path, dataset: str, cache_dir: Path) -> Reference | None:
+    """The reference kept at `path`; None if not there whole, or made by a judge that is not here."""
     try:
         with safe_open(path, framework="pt") as file:
-            features, radii, shares = (file.get_tensor(name) for name in ("features", "radii", "shares"))
-            floor, ceiling = (json.loads(file.metadata()[name]) for name in ("floor", "ceiling"))
-    except (FileNotFoundError, SafetensorError):
+            about = file.metadata()
+            features, radii, mean, covariance, first, second, third, own, shares = (
+                file.get_tensor(name)
+                for name in (
+                    "features", "radii", "mean", "covariance", "first", "second", "third", "own", "shares",
+                )
+            )  # fmt: skip
+    except (OSError, SafetensorError):
         return None
-    return Reference(dataset, judge, real_side(features, radii, shares), floor, ceiling)
+    judge = known_judge(dataset, about["train_digest"], about["test_digest"], cache_dir)
+    if judge is None or judge.record.weights_sha256 != about["judge"]:
+        return None
+    moments = KernelMoments(len(features), first, second, third, own.item())
+    real = RealSide(features, radii, Gaussian(mean, covariance), moments, shares)
+    return Reference(dataset, judge, real, json.loads(about["floor"]), json.loads(about["ceiling"]))

@@ -29,6 +29,8 @@ SCORES = (
     "quality/class_kl",
     "quality/confidence",
 )
+# What follows from the judge's look alone: a third of the work (docs/quality.md).
+QUICK_SCORES = ("quality/fid", "quality/is", "quality/class_kl", "quality/confidence")
 
 
 @dataclass(frozen=True)
@@ -44,41 +46,43 @@ class RealSide:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores by name (SCORES), and the share of each of the ten classes, float64, sum 1."""
+    """The scores by name (SCORES or QUICK_SCORES), and the share of each of ten classes, float64, sum 1."""
 
     scores: dict[str, float]
     class_shares: NDArray[np.float64]
 
 
-def real_side(features: Tensor, radii: Tensor, shares: Tensor) -> RealSide:
-    """The real side from what is kept of it: features N×64, their squared radii N, class shares 10."""
-    return RealSide(features, radii, fit_gaussian(features), kernel_moments(features), shares)
-
-
 def measure_real(judge: Judge, images: Tensor) -> RealSide:
     """The real side of images (uint8, N×1×28×28), N more than 5."""
     features, log_probabilities = look_at(judge, images)
-    return real_side(features, squared_radii(features), class_shares(log_probabilities))
+    return RealSide(
+        features,
+        squared_radii(features),
+        fit_gaussian(features),
+        kernel_moments(features),
+        class_shares(log_probabilities),
+    )
 
 
 @torch.inference_mode()
-def score_images(images: Tensor, judge: Judge, real: RealSide) -> Evaluation:
-    """The scores of images (uint8, M×1×28×28, M more than 5).
+def score_images(images: Tensor, judge: Judge, real: RealSide, quick: bool = False) -> Evaluation:
+    """The scores of images (uint8, M×1×28×28, M more than 5), only QUICK_SCORES if `quick`.
 
     Compare figures of one M, one N and one judge only.
     """
     features, log_probabilities = look_at(judge, images)
     shares = class_shares(log_probabilities)
-    neighbours = prdc(real.features, features, real.radii, squared_radii(features))
-    values = (
-        frechet_distance(real.gaussian, fit_gaussian(features)),
-        kernel_distance(real.moments, kernel_moments(features)),
-        inception_score(log_probabilities),
-        *neighbours,
-        class_divergence(shares, real.shares),
-        confidence(log_probabilities),
-    )
-    return Evaluation(dict(zip(SCORES, values, strict=True)), shares.numpy())
+    scores = {
+        "quality/fid": frechet_distance(real.gaussian, fit_gaussian(features)),
+        "quality/is": inception_score(log_probabilities),
+        "quality/class_kl": class_divergence(shares, real.shares),
+        "quality/confidence": confidence(log_probabilities),
+    }
+    if not quick:
+        neighbours = prdc(real.features, features, real.radii, squared_radii(features))
+        scores |= {f"quality/{name}": value for name, value in neighbours._asdict().items()}
+        scores["quality/kid"] = kernel_distance(real.moments, kernel_moments(features))
+    return Evaluation({name: scores[name] for name in SCORES if name in scores}, shares.numpy())
 
 
 @torch.inference_mode()
@@ -88,4 +92,5 @@ def evaluation_images(G: Generator, count: int) -> Tensor:
     The noise is the same for all runs of a z_dim, from a stream that no training uses.
     """
     noise = torch.randn(count, G.z_dim, generator=stream("evaluation", G.z_dim))
-    return torch.cat([to_pixels(G(z)) for z in noise.split(GENERATED_BLOCK)])
+    device = next(G.parameters()).device
+    return torch.cat([to_pixels(G(z.to(device))).cpu() for z in noise.split(GENERATED_BLOCK)])

@@ -15,7 +15,8 @@ from gan_core.data import LabelledImages, load_split
 from gan_core.errors import UserError
 from gan_core.image_files import DATASETS
 from gan_core.models import to_unit_range
-from gan_core.quality.judge import PACKAGED, Judge, JudgeRecord, accuracy, look_at, save_judge
+from gan_core.quality.judge import Judge, JudgeRecord, accuracy, look_at, save_judge
+from gan_core.quality.packaged import PACKAGED
 from gan_core.streams import stream, stream_seed
 
 SEED = 0
@@ -143,16 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="weights file (.safetensors), the record goes beside; default: the package's own",
+        help="weights file (.safetensors), the record goes beside; default: the package's own of the set",
     )
     options = parser.parse_args(arguments)
     try:
-        if options.out is None and options.dataset != "mnist":
-            raise UserError(
-                f"the package's own judge is mnist's: name a file with --out for {options.dataset}"
-            )
+        out = options.out or PACKAGED.get(options.dataset)
+        if out is None:
+            raise UserError(f"the package has no judge of {options.dataset}: name a file with --out")
         train, test = (load_split(options.dataset, split, options.data_dir) for split in ("train", "test"))
-        record = save_judge(options.out or PACKAGED, *train_judge(train, test, options.seed))
+        record = save_judge(out, *train_judge(train, test, options.seed))
     except UserError as error:
         print(f"train_judge: {error}", file=sys.stderr)
         return 2

@@ -33,8 +33,9 @@ def test_a_run_is_tracked_by_default(command, uri, rows):
     done = command(*ONE_RUN, "--optimizer", "adam", "--z-dim", 7, "--epochs", 3, "--tracking-uri", uri)
     assert (done.returncode, done.stderr) == (0, "")
     assert rows("SELECT name, status FROM runs") == [("adam_z7_s0", "FINISHED")]
-    assert rows("SELECT count(*) FROM metrics") == [(3 * 8,)]
-    assert "adam_z7_s0 FINISHED · epoch 3/3" in done.stdout
+    assert rows("SELECT count(*) FROM metrics") == [(3 * 8 + 10,)]
+    (health,) = rows("SELECT value FROM tags WHERE key = 'health'")
+    assert f"adam_z7_s0 FINISHED ({health[0]}) · epoch 3/3" in done.stdout
 
 
 def test_a_run_into_a_folder_leaves_mlflow_alone(command, tmp_path):
@@ -43,7 +44,11 @@ def test_a_run_into_a_folder_leaves_mlflow_alone(command, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
-    assert json.loads((tmp_path / "here" / "status.json").read_text()) == {"status": "FINISHED"}
+    ending = json.loads((tmp_path / "here" / "status.json").read_text())
+    quality = json.loads((tmp_path / "here" / "quality.json").read_text())
+    assert ending["status"] == "FINISHED"
+    assert ending["health"] == quality["health"]
+    assert [one["epoch"] for one in quality["evaluations"]] == [2]
     assert (tmp_path / "here" / "samples" / "epoch_0002.png").exists()
 
 
@@ -59,6 +64,7 @@ def test_a_broken_run_says_why_and_exits_with_1(command, tmp_path):
     ("words", "said"),
     [
         (["--z-dim", "0"], "z_dim should be greater than or equal to 1, got 0"),
+        (["--evaluate-every", "-1"], "--evaluate-every should be 0 or more, got -1"),
         (["--threads", "0"], "--threads should be 1 or more, got 0"),
         (["--optimizer", "sdg"], "optimizer should be one of sgd, adam, adamw, rmsprop, got 'sdg'"),
         (["--zdim", "3"], "unrecognized arguments: --zdim 3 (see --help)"),

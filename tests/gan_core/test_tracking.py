@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from gan_core.assess import Assessment
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
 from gan_core.events import EpochEnd
 from gan_core.generator_file import load_generator
 from gan_core.mlflow_client import MlflowClient
+from gan_core.models import build_models
+from gan_core.quality.scores import SCORES
 from gan_core.run import Outcome, run
 from gan_core.store import prepare_store
 from gan_core.tracking import MlflowTracker, create_run
@@ -24,6 +27,9 @@ METRICS = {
     "loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
     "score/real", "score/fake", "time/epoch_seconds", "time/images_per_second",
 }  # fmt: skip
+AT_THE_END = {*SCORES, "time/evaluation_seconds"}
+POINTS = 6 * len(METRICS) + len(AT_THE_END)  # of a whole run of CONFIG
+G = build_models(CONFIG)[0]
 
 
 @pytest.fixture
@@ -31,20 +37,30 @@ def small(digits):
     return ImageSet("digits", digits.images[:100], "0123abcd", "a test")
 
 
-def track(uri, config, data, on_epoch=lambda progress: None):
-    run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "adam_z5_s0", config)
-    outcome = run(
-        "adam_z5_s0", config, data, MlflowTracker(uri, run_id, config, data, "adam_z5_s0"), on_epoch
-    )
-    return run_id, outcome
+@pytest.fixture
+def run_tracked(digits_reference):
+    def really_run(config, data, tracker, on_epoch=lambda progress: None):
+        return run("adam_z5_s0", config, data, tracker, on_epoch, digits_reference, Assessment())
+
+    return really_run
 
 
-def test_a_run_is_wholly_in_the_store(uri, rows, small):
+@pytest.fixture
+def track(uri, run_tracked):
+    def log(config, data, on_epoch=lambda progress: None):
+        run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "adam_z5_s0", config)
+        tracker = MlflowTracker(uri, run_id, config, data, "adam_z5_s0")
+        return run_id, run_tracked(config, data, tracker, on_epoch)
+
+    return log
+
+
+def test_a_run_is_wholly_in_the_store(uri, rows, small, track):
     seen = []
-    run_id, outcome = track(uri, CONFIG, small, seen.append)
+    run_id, outcome = track(CONFIG, small, seen.append)
     client = MlflowClient(uri)
     logged = client.get_run(run_id)
-    assert outcome == Outcome("FINISHED")
+    assert outcome == Outcome("FINISHED", health=logged.data.tags["health"])
     assert logged.info.status == "FINISHED"
     assert logged.info.run_name == "adam_z5_s0"
     assert logged.data.params == {
@@ -55,7 +71,10 @@ def test_a_run_is_wholly_in_the_store(uri, rows, small):
     assert logged.data.tags["mlflow.user"]
 
     points = rows("SELECT key, step FROM metrics WHERE run_uuid = ?", run_id)
-    assert sorted(points) == sorted((metric, epoch) for metric in METRICS for epoch in range(1, 7))
+    assert sorted(points) == sorted(
+        [(metric, epoch) for metric in METRICS for epoch in range(1, 7)]
+        + [(metric, 6) for metric in AT_THE_END]
+    )
     history = client.get_metric_history(run_id, "loss/generator")
     assert [point.value for point in sorted(history, key=lambda point: point.step)] == [
         pytest.approx(progress.generator_loss) for progress in seen
@@ -66,8 +85,8 @@ def test_a_run_is_wholly_in_the_store(uri, rows, small):
     assert json.loads(data.dataset.profile) == {"images": 100, "shape": [1, 28, 28]}
 
 
-def test_its_artifacts_are_whole(uri, rows, small, tmp_path):
-    run_id, _ = track(uri, CONFIG, small)
+def test_its_artifacts_are_whole(uri, rows, small, track, tmp_path):
+    run_id, _ = track(CONFIG, small)
     folder = Path(MlflowClient(uri).download_artifacts(run_id, "", str(tmp_path)))
     with np.load(folder / "losses.npz") as losses:
         assert losses["generator"].shape == losses["discriminator"].shape == (6, 4)
@@ -79,8 +98,8 @@ def test_its_artifacts_are_whole(uri, rows, small, tmp_path):
     assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_broken_run_is_failed_with_its_reason_and_traceback(uri, rows, small, tmp_path):
-    run_id, outcome = track(uri, RunConfig(dataset="digits", learning_rate=1e30, epochs=3), small)
+def test_a_broken_run_is_failed_with_its_reason_and_traceback(uri, rows, small, track, tmp_path):
+    run_id, outcome = track(RunConfig(dataset="digits", learning_rate=1e30, epochs=3), small)
     assert outcome.status == "FAILED"
     client = MlflowClient(uri)
     logged = client.get_run(run_id)
@@ -92,18 +111,18 @@ def test_a_broken_run_is_failed_with_its_reason_and_traceback(uri, rows, small, 
     assert rows("SELECT count(*) FROM metrics WHERE run_uuid = ?", run_id) == [(len(METRICS),)]
 
 
-def test_an_interrupted_run_is_killed_and_keeps_what_was_logged(uri, rows, small):
+def test_an_interrupted_run_is_killed_and_keeps_what_was_logged(uri, rows, small, track):
     def interrupt(progress):
         if progress.epoch == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        track(uri, CONFIG, small, interrupt)
+        track(CONFIG, small, interrupt)
     assert rows("SELECT status FROM runs") == [("KILLED",)]
     assert rows("SELECT count(*) FROM metrics") == [(3 * len(METRICS),)]
 
 
-def test_a_locked_store_is_waited_for(uri, rows, small):
+def test_a_locked_store_is_waited_for(uri, rows, small, run_tracked):
     """Longer than SQLite's own patience of 20 s would be slow: the lock is taken again and again."""
     experiment = prepare_store(uri, "grid")
     run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
@@ -111,17 +130,17 @@ def test_a_locked_store_is_waited_for(uri, rows, small):
         other.execute("BEGIN IMMEDIATE")
         threading.Timer(3, other.rollback).start()
         started = time.monotonic()
-        outcome = run("a", CONFIG, small, MlflowTracker(uri, run_id, CONFIG, small, "a"), lambda _: None)
+        outcome = run_tracked(CONFIG, small, MlflowTracker(uri, run_id, CONFIG, small, "a"))
         assert time.monotonic() - started >= 2.5
     assert outcome.status == "FINISHED"
-    assert rows("SELECT count(*) FROM metrics") == [(6 * len(METRICS),)]
+    assert rows("SELECT count(*) FROM metrics") == [(POINTS,)]
 
 
-def test_a_store_that_refuses_is_a_failed_run_that_says_so(uri, rows, small):
+def test_a_store_that_refuses_is_a_failed_run_that_says_so(uri, rows, small, run_tracked):
     client = MlflowClient(uri)
     run_id = create_run(client, prepare_store(uri, "grid"), "a", CONFIG)
     client.delete_run(run_id)
-    outcome = run("a", CONFIG, small, MlflowTracker(uri, run_id, CONFIG, small, "a"), lambda _: None)
+    outcome = run_tracked(CONFIG, small, MlflowTracker(uri, run_id, CONFIG, small, "a"))
     assert outcome.status == "FAILED"
     assert "logging to the store failed" in outcome.reason
     with pytest.raises(TrackingError):
@@ -147,14 +166,16 @@ from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.events import EpochEnd
 from gan_core.mlflow_client import MlflowClient
+from gan_core.models import build_models
 from gan_core.tracking import MlflowTracker, create_run
 config, data = RunConfig(dataset="digits"), load_images("digits")
 one = np.full(4, 0.5, np.float32)
+G = build_models(config)[0]
 def log(number):
     run_id = create_run(MlflowClient({uri!r}), {experiment!r}, str(number), config)
     tracker = MlflowTracker({uri!r}, run_id, config, data, str(number))
     for epoch in range(1, {epochs} + 1):
-        tracker.log(EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1))
+        tracker.log(EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1, G))
         time.sleep(0.05)
     tracker.close("FINISHED")
 """
@@ -186,7 +207,7 @@ def test_metrics_of_many_quick_epochs_go_in_few_writes(uri, rows, small):
     one = np.ones(1, np.float32)
     started = time.monotonic()
     for epoch in range(1, 1001):
-        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0))
+        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0, G))
     assert time.monotonic() - started < 1
     tracker.close("FINISHED")
     assert rows("SELECT count(*), max(step) FROM metrics") == [(1000 * len(METRICS), 1000)]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gan_core.assess import Assessment
 from gan_core.data import ImageSet
 from gan_core.mlflow_client import MlflowClient
 from gan_core.run import run
@@ -24,7 +25,7 @@ def client(uri):
 def plan(uri):
     grid, notes = make_grid(["sgd", "adam"], [5, 7], [0])
     runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=2)
-    return Plan("small", "grid", grid, runs, notes, "digits", None, uri, 1, None)
+    return Plan("small", "grid", grid, runs, notes, "digits", None, uri, 1, None, Assessment())
 
 
 @pytest.fixture
@@ -38,12 +39,12 @@ def run_ids(client, sweep, plan):
 
 
 @pytest.fixture
-def trained(plan, run_ids, uri, digits):
+def trained(plan, run_ids, uri, digits, digits_reference):
     """All runs of the plan, trained here, without Ray."""
     data = ImageSet("digits", digits.images[:200], digits.digest, digits.source)
     for one in plan.runs:
         tracker = MlflowTracker(uri, run_ids[one.name], one.config, data, one.name)
-        run(one.name, one.config, data, tracker, lambda _: None)
+        run(one.name, one.config, data, tracker, lambda _: None, digits_reference, plan.assessment)
     return run_ids
 
 

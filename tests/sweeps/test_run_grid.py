@@ -24,6 +24,7 @@ RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 SMALL = ("--dataset", "digits", "--hidden-dim", 16)
 LONG = (*SMALL, "--epochs", 100_000)
 METRICS_AN_EPOCH = 8
+QUICK_METRICS, WHOLE_METRICS = 4 + 1, 9 + 1  # scores, and the time that they took
 
 
 def artifacts(uri, run_id, folder):
@@ -36,7 +37,7 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     done = command(
         RUN_GRID, *SMALL, "--optimizers", "sgd", "adam", "--z-dims", 5, 7, "--seeds", 0, 1, "--epochs", 3,
-        "--name", "small", "--tracking-uri", uri, cwd=tmp_path / "elsewhere",
+        "--evaluate-every", 2, "--name", "small", "--tracking-uri", uri, cwd=tmp_path / "elsewhere",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert not list((tmp_path / "elsewhere").iterdir())
@@ -49,16 +50,23 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     assert {run_id for (run_id,) in parents} == {ids[name] for name in names}
 
     points = rows("SELECT run_uuid, key, step, count(*) FROM metrics GROUP BY run_uuid, key, step")
-    assert len(points) == len(names) * METRICS_AN_EPOCH * 3
+    assert len(points) == len(names) * (METRICS_AN_EPOCH * 3 + QUICK_METRICS + WHOLE_METRICS)
     assert {count for *_, count in points} == {1}
+    evaluated = {(run_id, step) for run_id, key, step, _ in points if key == "quality/fid"}
+    assert evaluated == {(ids[name], step) for name in names for step in (2, 3)}
     assert {step for _, _, step, _ in points} == {1, 2, 3}
 
     client = MlflowClient(uri)
     for name in names:
-        params = client.get_run(ids[name]).data.params
+        logged = client.get_run(ids[name]).data
+        params = logged.params
+        assert {"quality.judge", "quality.floor", "quality.ceiling", "health_reason"} <= set(logged.tags)
+        assert logged.tags["quality.n"] == "599"
         assert f"{params['optimizer']}_z{params['z_dim']}_s{params['seed']}" == name
         assert params["learning_rate"] == ("0.03" if params["optimizer"] == "sgd" else "0.0002")
         files = artifacts(uri, ids[name], tmp_path / name)
+        quality = json.loads((files / "quality.json").read_text())
+        assert [one["epoch"] for one in quality["evaluations"]] == [2, 3]
         images = load_generator(files / "generator.safetensors")(fixed_noise(int(params["z_dim"])))
         assert images.shape == (64, 1, 28, 28)
 
@@ -77,7 +85,9 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
 
     out = done.stdout
     assert "8 = 4 cells × 2 seeds" in out
-    assert re.search(r"sgd_z5 +2 +2 ", out)
+    assert "every 2 epochs and at the end" in out
+    health = client.get_run(ids["sgd_z5_s0"]).data.tags["health"]
+    assert re.search(rf"sgd_z5 +2/2 .* {health} [12]/2", out)
     assert f"mlflow ui --backend-store-uri {uri}" in out
     assert not re.search(r"ray|alembic|INFO|WARN|🏃", out.replace(str(tmp_path), ""), re.IGNORECASE)
 
@@ -239,6 +249,7 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         (["--learning-rates", "nan"], "learning_rate should be a finite number, got nan"),
         (["--epochs", "0"], "epochs should be greater than or equal to 1, got 0"),
         (["--dataset", "digits", "--batch-size", "1798"], "batch_size should be at most 1797"),
+        (["--evaluate-every", "-1"], "--evaluate-every should be 0 or more, got -1"),
         (["--workers", "0"], "--workers should be 1 or more"),
         (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
         (["--name", ""], ""),
@@ -307,6 +318,7 @@ def test_the_help_shows_every_flag_of_the_contract(capsys):
     for flag in (
         "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--dataset",
         "--data-dir", "--tracking-uri", "--experiment", "--name", "--workers", "--address", "--dry-run",
+        "--evaluate-every", "--stop-dead",
     ):  # fmt: skip
         assert flag in shown
     assert "default: sgd adam" in shown

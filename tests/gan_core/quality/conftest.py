@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_core.quality import train_judge
+from gan_core.quality import judge, train_judge
 from gan_core.quality.reference import Reference, load_reference
 
 
@@ -17,18 +17,15 @@ def one_thread():
 
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges that know little but are there in a second."""
+    """Judges that know little but are there in a second; none comes with the package."""
+    monkeypatch.setattr(judge, "PACKAGED", {})
     monkeypatch.setattr(train_judge, "EPOCHS", 1)
     monkeypatch.setattr(train_judge, "LEAST_STEPS", 9)
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """The digits' reference, with a judge good enough to tell them apart."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_judge, "EPOCHS", 1)
-        patch.setattr(train_judge, "LEAST_STEPS", 150)
-        return load_reference("digits", tmp_path_factory.mktemp("digits"))
+def digits(digits_reference: Reference) -> Reference:
+    return digits_reference
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,14 @@ def test_a_certain_discriminator_dominates_and_is_told_beside_a_mode_collapse():
     assert "D is all but certain of every image since epoch 2" in both.reason
 
 
+def test_losses_of_one_iteration_an_epoch_are_not_frozen():
+    run = Run()
+    run.set_from(1, loss_std__discriminator=0.0, loss_std__generator=0.0)
+    assert run.diagnosis().health == "collapsed"
+    run.last = run.last[0][:1], run.last[1][:1]
+    assert run.diagnosis().health == "ok"
+
+
 def test_a_run_of_no_epoch_is_refused():
     with pytest.raises(ValueError, match="no epoch"):
         diagnose([], (np.zeros(0), np.zeros(0)), 0.1)

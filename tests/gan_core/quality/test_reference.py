@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gan_core.quality import reference as module
+from gan_core.quality import train_judge
 from gan_core.quality.reference import floor_images, load_reference
 from gan_core.quality.scores import SCORES
 
@@ -30,7 +31,9 @@ def test_is_computed_once_and_comes_back_the_same(cache: Path, short_training, m
     assert first.count == 599
     for name in ("features", "radii", "shares"):
         assert torch.equal(getattr(first.real, name), getattr(second.real, name))
-    torch.testing.assert_close(first.real.moments.third, second.real.moments.third)
+    for name in ("first", "second", "third", "own"):
+        torch.testing.assert_close(getattr(first.real.moments, name), getattr(second.real.moments, name))
+    assert torch.equal(first.real.gaussian.covariance, second.real.gaussian.covariance)
 
 
 def test_several_at_once_compute_one(cache: Path, short_training, monkeypatch):
@@ -56,6 +59,23 @@ def test_one_of_other_scores_is_not_used(cache: Path, short_training, monkeypatc
     monkeypatch.setattr(module, "SCORES_VERSION", module.SCORES_VERSION + 1)
     load_reference("digits", cache)
     assert len(computed) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, digits, capsys):
+    (tmp_path / "a file").write_text("in the way")
+    found = load_reference("digits", tmp_path / "a file")
+    assert found.floor == digits.floor
+    assert "cannot keep the scores' reference of digits in" in capsys.readouterr().err
+
+
+def test_one_of_another_judge_is_not_used(cache: Path, short_training, monkeypatch):
+    computed = counted_computing(monkeypatch)
+    first = load_reference("digits", cache)
+    monkeypatch.setitem(train_judge.RECIPE, "epochs", 99)
+    monkeypatch.setattr(train_judge, "LEAST_STEPS", 30)
+    second = load_reference("digits", cache)
+    assert len(computed) == 2
+    assert second.judge.record.weights_sha256 != first.judge.record.weights_sha256
 
 
 def test_floor_images_are_training_images_without_repeats():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -6,7 +7,7 @@ from gan_core.data import load_split
 from gan_core.models import Generator, build_models
 from gan_core.quality.evaluate import evaluate
 from gan_core.quality.reference import Reference, floor_images
-from gan_core.quality.scores import SCORES, Evaluation, evaluation_images, score_images
+from gan_core.quality.scores import QUICK_SCORES, SCORES, Evaluation, evaluation_images, score_images
 from gan_core.trainer import fixed_noise
 
 LESS_IS_BETTER = {"quality/fid", "quality/kid", "quality/class_kl"}
@@ -32,6 +33,12 @@ def test_an_evaluation_has_every_score_and_ten_shares(digits: Reference):
     assert all(type(value) is float for value in found.scores.values())
     assert found.class_shares.shape == (10,)
     assert found.class_shares.sum() == pytest.approx(1)
+
+
+def test_a_quick_evaluation_has_the_same_values_of_fewer_scores(digits: Reference):
+    whole, quick = evaluate(generator(), digits), evaluate(generator(), digits, quick=True)
+    assert quick.scores == {name: whole.scores[name] for name in QUICK_SCORES}
+    assert np.array_equal(quick.class_shares, whole.class_shares)
 
 
 def test_the_same_weights_give_the_same_scores_and_draw_nothing(digits: Reference):

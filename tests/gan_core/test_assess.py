@@ -1,0 +1,225 @@
+"""Runs that are evaluated: what it costs the training (nothing), what is logged, how dead runs end."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gan_core.assess import Assessment, train_assessed
+from gan_core.config import RunConfig
+from gan_core.errors import NonFiniteLossError, UserError
+from gan_core.events import EpochEnd, Evaluated, Samples, Trained, Yardstick
+from gan_core.generator_file import load_generator
+from gan_core.mlflow_client import MlflowClient
+from gan_core.optimizers import OPTIMIZERS
+from gan_core.quality.evaluate import evaluate
+from gan_core.quality.health import Diagnosis
+from gan_core.quality.scores import QUICK_SCORES, SCORES
+from gan_core.run import run
+from gan_core.store import prepare_store
+from gan_core.tracking import MlflowTracker, create_run
+from gan_core.trainer import fixed_noise, generate, train
+
+CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=5, batch_size=64)
+DEAD = RunConfig(dataset="digits", learning_rate=1.0, z_dim=5, hidden_dim=8, epochs=50)
+DIVERGED = RunConfig(dataset="digits", learning_rate=1e30, z_dim=5, hidden_dim=8, epochs=3)
+
+
+@pytest.fixture
+def events(digits, digits_reference):
+    def collect(config, **settings):
+        found = []
+        try:
+            for event in train_assessed(config, digits.images, digits_reference, Assessment(**settings)):
+                found.append(event)
+                if isinstance(event, Evaluated):
+                    # The live G, of which the scores must be.
+                    G = [end for end in found if isinstance(end, EpochEnd)][-1].generator
+                    again = evaluate(G, digits_reference, quick=len(event.evaluation.scores) < len(SCORES))
+                    assert again.scores == event.evaluation.scores
+        except NonFiniteLossError as error:
+            found.append(error)
+        return found
+
+    return collect
+
+
+@pytest.fixture
+def tracked(uri, digits, digits_reference):
+    def log(config, **settings):
+        run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", config)
+        tracker = MlflowTracker(uri, run_id, config, digits, "a")
+        return run_id, run(
+            "a", config, digits, tracker, lambda _: None, digits_reference, Assessment(**settings)
+        )
+
+    return log
+
+
+def of_kind(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def weights(G):
+    return torch.cat([parameter.detach().flatten() for parameter in G.parameters()])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_weight_depends_on_how_a_run_is_looked_at(digits, events, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, epochs=3)
+    plain = list(train(config, digits.images))[-1].generator
+    for settings in ({"every": 1}, {"every": 0}, {"every": 2, "stop_dead": True}):
+        looked_at = events(config, **settings)[-1].generator
+        assert torch.equal(weights(looked_at), weights(plain))
+
+
+def test_events_come_in_order(events, digits_reference):
+    found = events(CONFIG, every=2)
+    assert [(type(event), getattr(event, "epoch", None)) for event in found] == [
+        (Yardstick, None), (Samples, 0),
+        (EpochEnd, 1), (Samples, 1),
+        (EpochEnd, 2), (Evaluated, 2), (Samples, 2),
+        (EpochEnd, 3), (Samples, 3),
+        (EpochEnd, 4), (Evaluated, 4), (Samples, 4),
+        (EpochEnd, 5), (Evaluated, 5), (Diagnosis, of_kind(found, Diagnosis)[0].epoch), (Samples, 5),
+        (Trained, None),
+    ]  # fmt: skip
+    assert [tuple(event.evaluation.scores) for event in of_kind(found, Evaluated)] == [
+        QUICK_SCORES, QUICK_SCORES, SCORES,
+    ]  # fmt: skip
+    assert found[0].judge == digits_reference.judge.record.weights_sha256
+    assert (found[0].n, found[0].floor) == (599, digits_reference.floor)
+
+
+@pytest.mark.parametrize(("every", "due"), [(0, [5]), (1, [1, 2, 3, 4, 5]), (10, [5]), (5, [5])])
+def test_evaluations_are_made_where_due_and_at_the_end(events, every, due):
+    assert [event.epoch for event in of_kind(events(CONFIG, every=every), Evaluated)] == due
+
+
+def test_scores_follow_the_training_not_its_end(events):
+    first, *_, last = of_kind(events(CONFIG, every=1), Evaluated)
+    assert first.evaluation.scores["quality/fid"] != last.evaluation.scores["quality/fid"]
+
+
+def test_an_epochs_time_does_not_count_its_evaluation(digits, digits_reference):
+    config = dataclasses.replace(CONFIG, epochs=20)
+    found = list(train_assessed(config, digits.images[:64], digits_reference, Assessment(1)))
+    # An epoch of one batch takes about a millisecond, an evaluation of 599 images some tens.
+    training = sum(end.seconds for end in of_kind(found, EpochEnd))
+    assert training < sum(event.seconds for event in of_kind(found, Evaluated)) / 2
+
+
+def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference, tmp_path):
+    run_id, outcome = tracked(CONFIG, every=2)
+    points = rows(
+        "SELECT key, step FROM metrics WHERE key LIKE 'quality/%' OR key = 'time/evaluation_seconds'"
+    )
+    assert sorted(points) == sorted(
+        [(name, step) for name in (*QUICK_SCORES, "time/evaluation_seconds") for step in (2, 4)]
+        + [(name, 5) for name in (*SCORES, "time/evaluation_seconds")]
+    )
+    client = MlflowClient(uri)
+    tags = client.get_run(run_id).data.tags
+    record = digits_reference.judge.record
+    assert tags["quality.judge"] == record.weights_sha256
+    assert float(tags["quality.judge_accuracy"]) == record.test_accuracy
+    assert tags["quality.n"] == "599"
+    assert json.loads(tags["quality.floor"]) == digits_reference.floor
+    assert json.loads(tags["quality.ceiling"]) == digits_reference.ceiling
+    assert tags["health"] == outcome.health == "not-learning"
+    assert "Fréchet distance" in tags["health_reason"]
+
+    folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
+    quality = json.loads((folder / "quality.json").read_text())
+    assert {name: quality[name] for name in ("dataset", "judge", "judge_accuracy", "n")} == {
+        "dataset": "digits",
+        "judge": record.weights_sha256,
+        "judge_accuracy": record.test_accuracy,
+        "n": 599,
+    }
+    assert (quality["floor"], quality["ceiling"]) == (digits_reference.floor, digits_reference.ceiling)
+    assert [one["epoch"] for one in quality["evaluations"]] == [2, 4, 5]
+    assert quality["health"] == "not-learning"
+    # What was logged at the end is what the logged generator is worth.
+    worth = evaluate(load_generator(folder / "generator.safetensors"), digits_reference)
+    assert quality["evaluations"][-1]["scores"] == worth.scores
+    assert quality["evaluations"][-1]["class_shares"] == worth.class_shares.tolist()
+    assert (
+        dict(rows("SELECT key, value FROM metrics WHERE step = 5 AND key LIKE 'quality/%'")) == worth.scores
+    )
+
+
+def test_a_dead_run_ends_early_and_whole(tracked, uri, rows, tmp_path):
+    run_id, outcome = tracked(DEAD, stop_dead=True)
+    assert (outcome.status, outcome.health) == ("FINISHED", "collapsed")
+    client = MlflowClient(uri)
+    logged = client.get_run(run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.tags["health"] == "collapsed"
+    assert "pinned" in logged.data.tags["health_reason"]
+    assert "failure_reason" not in logged.data.tags
+    (last,) = rows("SELECT max(step) FROM metrics")[0]
+    assert last < 5
+    assert {
+        key for (key,) in rows("SELECT key FROM metrics WHERE step = ? AND key LIKE 'quality/%'", last)
+    } == {*SCORES}
+    folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "losses.npz", "losses.png", "metrics.csv", "config.json", "quality.json", "generator.safetensors",
+        f"samples/epoch_{last:04d}.png",
+    } <= names  # fmt: skip
+    with np.load(folder / "losses.npz") as losses:
+        assert len(losses["generator"]) == last
+
+
+def test_a_dead_run_goes_on_unless_told_otherwise(events):
+    found = events(dataclasses.replace(DEAD, epochs=4))
+    assert len(of_kind(found, EpochEnd)) == 4
+    assert of_kind(found, Diagnosis)[0].health == "collapsed"
+
+
+def test_the_last_sheet_of_a_stopped_run_is_of_its_last_generator(events):
+    found = events(DEAD, stop_dead=True)
+    *_, sheet, trained = found
+    assert torch.equal(sheet.images, generate(trained.generator, fixed_noise(5)))
+    assert sheet.epoch == of_kind(found, EpochEnd)[-1].epoch
+
+
+def test_a_run_that_diverged_is_named_and_failed(tracked, uri, rows):
+    run_id, outcome = tracked(DIVERGED, every=1, stop_dead=True)
+    assert (outcome.status, outcome.health) == ("FAILED", "diverged")
+    logged = MlflowClient(uri).get_run(run_id)
+    assert logged.info.status == "FAILED"
+    assert logged.data.tags["health"] == "diverged"
+    assert logged.data.tags["failure_reason"].startswith("NonFiniteLossError")
+    # A loss that is no number is logged as that, and no score of images that are none.
+    assert rows("SELECT step, is_nan FROM metrics WHERE key = 'loss/discriminator'") == [(1, 1)]
+    assert not rows("SELECT key FROM metrics WHERE key LIKE 'quality/%'")
+
+
+def test_the_diagnosis_comes_before_the_error(events):
+    *_, found, error = events(DIVERGED)
+    assert isinstance(found, Diagnosis)
+    assert (found.health, found.epoch) == ("diverged", 1)
+    assert isinstance(error, NonFiniteLossError)
+
+
+def test_a_bad_value_is_one_line():
+    with pytest.raises(UserError, match="--evaluate-every should be 0 or more, got -1"):
+        Assessment(-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "every 10 epochs and at the end"),
+        ({"every": 1}, "every epoch and at the end"),
+        ({"every": 0, "stop_dead": True}, "at the end, a collapsed run ends early"),
+    ],
+)
+def test_in_words(settings, words):
+    assert str(Assessment(**settings)) == words

@@ -49,7 +49,7 @@ class RunFolder:
         match event:
             case Samples(epoch, images):
                 png = io.BytesIO()
-                sample_sheet(images).save(png, format="png")
+                sample_sheet(images).save(png, format="png", compress_level=1)
                 write_atomically(self.folder / sheet_name(epoch), png.getvalue())
             case EpochEnd():
                 self._epochs.append(event)

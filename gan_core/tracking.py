@@ -25,7 +25,7 @@ from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.health import Diagnosis
 from gan_core.run_folder import QUALITY_FILE, RunFolder, sheet_name
 
-WRITE_INTERVAL = 1.0  # seconds between two writes to the store: an epoch of a small image set is shorter
+WRITE_INTERVAL = 5.0  # seconds between two writes to the store: each costs as much as 10 training steps
 PATIENCE = 300.0  # seconds to go on trying a store that does not take what is written
 LASTING_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
@@ -33,7 +33,7 @@ LASTING_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISS
 class MlflowTracker:
     """Logs a run's events to the MLflow run `run_id`, which exists already, through a client of its own.
 
-    What is logged is in the store within about a second; `close` returns when all of it is.
+    What is logged is in the store within some seconds; `close` returns when all of it is.
     """
 
     def __init__(self, tracking_uri: str, run_id: str, config: RunConfig, data: ImageSet, title: str) -> None:

@@ -3,7 +3,8 @@
 By default: the 8 cells of the default grid at 20 epochs, as a user starts them, into a store of their own;
 the wall time against the sum of the runs' training seconds, and the time to the first training step.
 --start: the time to the first training step alone, with a new store and with one that is there, in turn.
---tracking: one run tracked in MLflow and untracked, in turn; ratios of their times, by clock and processor.
+--tracking: the processor time of tracking one run, its events given to the tracker at the pace at which
+they came, against that of its training.
 --beside: an epoch of one run alone, and of each of two runs at once, in turn; the ratio of their times.
 """
 
@@ -17,13 +18,11 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from gan_core import ImageSet, RunConfig, load_images, train
+from gan_core import EpochEnd, RunConfig, load_images, train
 from gan_core.mlflow_client import MlflowClient
-from gan_core.run import run
 from gan_core.store import prepare_store
 from gan_core.tracking import MlflowTracker, create_run
 
@@ -95,49 +94,29 @@ def tracking(epochs: int, rounds: int) -> None:
     torch.set_num_threads(1)
     data = load_images("mnist")
     config = RunConfig(epochs=epochs)
-    ratios: list[tuple[float, float]] = []
+    began = time.process_time()
+    events = list(train(config, data.images))
+    training = time.process_time() - began
+    shares = []
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
         experiment = prepare_store(uri, "benchmark")
-        _tracked(uri, experiment, RunConfig(epochs=1), data)  # imports what draws figures
         for number in range(rounds):
-            tracked, untracked = _tracked(uri, experiment, config, data), _untracked(config, data)
-            ratios.append((tracked.clock / untracked.clock, tracked.processor / untracked.processor))
-            print(f"round {number + 1}: tracked {tracked}, untracked {untracked}", flush=True)
-    print(f"tracked / untracked, {epochs} epochs of MNIST, {rounds} rounds")
-    for name, found in zip(("clock", "processor"), zip(*ratios, strict=True), strict=True):
-        print(f"{name}: median {statistics.median(found):.4f}, {min(found):.4f} to {max(found):.4f}")
-
-
-class Seconds(NamedTuple):
-    clock: float
-    processor: float  # of all threads
-
-
-def _now() -> Seconds:
-    return Seconds(time.perf_counter(), time.process_time())
-
-
-def _since(before: Seconds) -> Seconds:
-    now = _now()
-    return Seconds(round(now.clock - before.clock, 3), round(now.processor - before.processor, 3))
-
-
-def _tracked(uri: str, experiment: str, config: RunConfig, data: ImageSet) -> Seconds:
-    began = _now()
-    run_id = create_run(MlflowClient(uri), experiment, "benchmark", config)
-    outcome = run(
-        "benchmark", config, data, MlflowTracker(uri, run_id, config, data, "benchmark"), lambda _: None
+            run_id = create_run(MlflowClient(uri), experiment, "benchmark", config)
+            began = time.process_time()
+            tracker = MlflowTracker(uri, run_id, config, data, "benchmark")
+            for event in events:
+                if isinstance(event, EpochEnd):
+                    time.sleep(event.seconds)  # as many writes as there would be in a run
+                tracker.log(event, time.time_ns() // 1_000_000)
+            tracker.close("FINISHED")
+            taken = time.process_time() - began
+            shares.append(taken / training)
+            print(f"round {number + 1}: tracking {taken:.2f} s, training {training:.1f} s", flush=True)
+    print(
+        f"{epochs} epochs of MNIST, {rounds} rounds: tracking takes {statistics.median(shares):.2%} of the "
+        f"training's processor time, {min(shares):.2%} to {max(shares):.2%}"
     )
-    assert outcome.status == "FINISHED", outcome
-    return _since(began)
-
-
-def _untracked(config: RunConfig, data: ImageSet) -> Seconds:
-    began = _now()
-    for _ in train(config, data.images):
-        pass
-    return _since(began)
 
 
 ONE_RUN = """

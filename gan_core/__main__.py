@@ -1,15 +1,19 @@
 """`python -m gan_core`: one local run, tracked in MLflow or written to a folder."""
 
+import shutil
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from gan_core.checkpoint import CheckpointFolder
 from gan_core.command_line import (
     OK,
     RUN_FAILED,
     OneLineParser,
     add_assessment,
+    add_checkpoints,
     add_field,
     add_places,
     check_name,
@@ -20,29 +24,57 @@ from gan_core.command_line import (
 from gan_core.config import FIELDS, RunConfig, make_config
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
-from gan_core.live import LiveView
+from gan_core.live import LiveView, Progress
 from gan_core.quality.reference import Reference, load_reference, quality_cache
-from gan_core.run import Tracker, run
+from gan_core.run import Job, Tracker, run
 from gan_core.run_folder import RunFolder
 from gan_core.trainer import require_device
+
+CHECKPOINTS = "checkpoint"  # in an output folder, until the run has finished
 
 
 def main() -> int:
     """Parse the command line and train; the exit code."""
     args = _parser().parse_args()
     config = make_config(**given_settings(args))
-    assessment = given_assessment(args)
+    given_assessment(args)  # refuses bad values
     name = check_name("--name", args.name or f"{config.optimizer}_z{config.z_dim}_s{config.seed}")
     require_device(config.device)
-    if args.threads < 1:
-        raise UserError(f"--threads should be 1 or more, got {args.threads}")
+    for flag in ("threads", "checkpoint_every"):
+        if getattr(args, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} should be 1 or more, got {getattr(args, flag)}")
     torch.set_num_threads(args.threads)
-    data, reference, tracker, where = _prepare(args, name, config)
-    print(f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}")
-    with LiveView({name: config.epochs}) as view:
-        outcome = run(name, config, data, tracker, view.update, reference, assessment)
-        view.end(name, *outcome)
+    prepare = _into_folder if args.output is not None else _into_store
+    with ExitStack() as lock:
+        job, tracker, where = prepare(args, name, config, lock)
+        data = job.data
+        print(
+            f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}"
+        )
+        with LiveView({name: config.epochs}) as view:
+            outcome = run(job, tracker, _Watcher(name, view))
+            view.end(name, *outcome)
+    if args.output is not None and outcome.status == "FINISHED":
+        shutil.rmtree(args.output / CHECKPOINTS)
     return OK if outcome.status == "FINISHED" else RUN_FAILED
+
+
+class _Watcher:
+    """Shows a run to the person who started it."""
+
+    def __init__(self, name: str, view: LiveView) -> None:
+        self._name = name
+        self._view = view
+
+    def update(self, progress: Progress) -> None:
+        self._view.update(progress)
+
+    def say(self, text: str) -> None:
+        self._view.say(self._name, text)
+
+    def should_stop(self) -> bool:
+        """Never: Ctrl-C comes as an exception."""
+        return False
 
 
 def _parser() -> OneLineParser:
@@ -50,6 +82,7 @@ def _parser() -> OneLineParser:
     for name in FIELDS:
         add_field(parser, name)
     add_assessment(parser)
+    add_checkpoints(parser)
     add_places(parser)
     parser.add_argument(
         "--threads",
@@ -65,26 +98,46 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _prepare(args: Namespace, name: str, config: RunConfig) -> tuple[ImageSet, Reference, Tracker, str]:
+def _into_folder(args: Namespace, name: str, config: RunConfig, lock: ExitStack) -> tuple[Job, Tracker, str]:
     """All that can be wrong is found before anything is written."""
-    if args.output is not None:
-        data, reference = _load(config.dataset, args.data_dir)
-        return data, reference, RunFolder(args.output, config, name), str(args.output)
+    data, reference = _load(args, config)
+    folder = RunFolder(args.output, config, name)
+    checkpoints = CheckpointFolder(args.output / CHECKPOINTS, config)
+    lock.enter_context(checkpoints.locked())
+    return _job(args, name, data, reference, checkpoints), folder, str(args.output)
 
+
+def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) -> tuple[Job, Tracker, str]:
     # MLflow takes a second to import; a run into a folder does without it.
-    from gan_core import store, tracking
+    from gan_core import store, tracking, unfinished
     from gan_core.mlflow_client import MlflowClient
 
     uri = store.resolve_uri(args.tracking_uri)
     store.check_store(uri)
-    data, reference = _load(config.dataset, args.data_dir)
-    experiment_id = store.prepare_store(uri, check_name("--experiment", args.experiment))
-    run_id = tracking.create_run(MlflowClient(uri), experiment_id, name, config)
-    return data, reference, tracking.MlflowTracker(uri, run_id, config, data, name), store.redact(uri)
+    experiment = check_name("--experiment", args.experiment)
+    data, reference = _load(args, config)
+    experiment_id = store.prepare_store(uri, experiment)
+    client, root = MlflowClient(uri), store.checkpoint_dir(args.checkpoint_dir, uri)
+    unfinished.settle_stale(client, experiment_id, root)
+    cut_off = None if args.again else unfinished.find_cut_off(client, experiment_id, name, config)
+    run_id = cut_off or tracking.create_run(client, experiment_id, name, config)
+    client.set_tag(run_id, unfinished.LOCK_TAG, f"{run_id}/lock")
+    checkpoints = CheckpointFolder(root / run_id, config)
+    lock.enter_context(checkpoints.locked())
+    job = _job(args, name, data, reference, checkpoints)
+    return job, tracking.MlflowTracker(uri, run_id, config, data, name), store.redact(uri)
 
 
-def _load(dataset: str, data_dir: Path | None) -> tuple[ImageSet, Reference]:
-    return load_images(dataset, data_dir), load_reference(dataset, quality_cache(data_dir), data_dir)
+def _job(
+    args: Namespace, name: str, data: ImageSet, reference: Reference, checkpoints: CheckpointFolder
+) -> Job:
+    config, assessment = checkpoints.config, given_assessment(args)
+    return Job(name, config, data, reference, assessment, checkpoints, args.checkpoint_every)
+
+
+def _load(args: Namespace, config: RunConfig) -> tuple[ImageSet, Reference]:
+    data = load_images(config.dataset, args.data_dir)
+    return data, load_reference(config.dataset, quality_cache(args.data_dir), args.data_dir)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,19 @@ def add_assessment(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    """The flags of how a run that was cut off goes on."""
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=10, metavar="N",
+        help="epochs from one checkpoint to the next; 1 or more (default: 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint-dir", type=Path, metavar="DIR",
+        help="where checkpoints are kept (default: checkpoints, beside an SQLite store, else in the project)",
+    )  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="start anew, whatever has been trained before")
+
+
 def given_assessment(args: argparse.Namespace) -> Assessment:
     """What these flags ask for. Raises UserError for a bad value."""
     return Assessment(args.evaluate_every, args.stop_dead)

@@ -1,6 +1,7 @@
 """What a run tells the world while it trains."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,33 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class TrainState:
+    """All that a training needs to go on after `epoch` epochs; its random streams follow from the config.
+
+    Tensors on the CPU, copies: weights of G and D, and the running tensors of their optimizers, by name.
+    """
+
+    epoch: int
+    weights: dict[str, Tensor]
+    optimizers: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where the training stands after an epoch whose losses were finite; follows the epoch's EpochEnd.
+
+    Both are as the epoch left them only until the next event is asked for.
+    """
+
+    generator: Generator  # live, on the run's device: to be looked at, not changed
+    state: Callable[[], TrainState]  # copies all that is needed to go on from here
+
+
+@dataclass(frozen=True)
 class EpochEnd:
     """One epoch's figures, an element an iteration, float32.
 
-    Losses in nats; scores are D's mean probability of 'real' over a batch, before D's update. `generator` is
-    the live G, on the run's device: as the epoch left it only until the next event is asked for, and to be
-    looked at, not changed.
+    Losses in nats; scores are D's mean probability of 'real' over a batch, before D's update.
     """
 
     epoch: int  # 1-based
@@ -35,7 +57,6 @@ class EpochEnd:
     fake_scores: NDArray[np.float32]
     images: int  # real images seen
     seconds: float
-    generator: Generator = field(repr=False, compare=False)
 
     def metrics(self) -> dict[str, float]:
         """The epoch's metrics under the names that trackers and reports use."""
@@ -83,4 +104,4 @@ class Evaluated:
         return {**self.evaluation.scores, "time/evaluation_seconds": self.seconds}
 
 
-Event = Samples | EpochEnd | Trained | Yardstick | Evaluated | Diagnosis
+Event = Samples | EpochEnd | Reached | Trained | Yardstick | Evaluated | Diagnosis

@@ -7,10 +7,10 @@ from D's probabilities. The derivatives of the activations and of the cross-entr
 ones that autograd calls: the clamp at −100 and the lost gradient of a saturated sigmoid come out alike.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,14 @@ from torch.optim.adam import adam
 
 from gan_core.config import RunConfig
 from gan_core.models import LEAK, PIXELS, Discriminator, Generator
-from gan_core.optimizers import OPTIMIZERS, build_optimizer
+from gan_core.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    load_optimizer_state,
+    of_network,
+    optimizer_state,
+    prefixed,
+)
 
 # Autograd's own kernels, which have no public Python name. They take the gradient by the result, and the
 # result, and make the gradient by the input.
@@ -57,6 +64,15 @@ class FastStep:
         full = 3 * n * sizes.count(n)
         parts = (probabilities[:full].view(-1, 3, n), probabilities[full:].view(-1, 3, sizes[-1]))
         return torch.cat([_figures(part) for part in parts], dim=1)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The same as `PlainStep.optimizer_state`, all of a network's weights taken as one parameter."""
+        return prefixed(G=self._G.optimizer.state(), D=self._D.optimizer.state())
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """The same as `PlainStep.load_optimizer_state`."""
+        self._G.optimizer.load(of_network("G", state))
+        self._D.optimizer.load(of_network("D", state))
 
     def _step(self, at: "_Buffers", pixels: Tensor, batch: Tensor, z: Tensor, p: Tensor) -> None:
         """Update D, then G. z: 2n×z_dim, D's half first. p: 3n×1, to hold D(x), D(G(z_D)) and D(G(z_G))."""
@@ -133,53 +149,117 @@ class _Network:
         gradients = [torch.empty_like(p) for p in parameters]
         vector_to_parameters(weights.grad, gradients)
 
-        self.update, descent = _update(config, weights)
+        self.optimizer = _optimizer(config, weights)
+        self.update, descent = self.optimizer.step, self.optimizer.descent
         W1, b1, W2, b2 = [p.detach() for p in parameters]
         self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
         self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
 
 
-def _update(config: RunConfig, weights: nn.Parameter) -> tuple[Callable[[], object], float | None]:
-    """What takes the step along weights.grad; and the rate at which the layers do so themselves, if they do.
+class _Optimizer(Protocol):
+    """What takes the step along weights.grad."""
 
-    The optimizers of most runs are not built as objects: the first such object makes PyTorch import its
+    @property
+    def descent(self) -> float | None:
+        """The rate at which the layers follow their gradients themselves, if they do."""
+
+    @property
+    def step(self) -> Callable[[], object]:
+        """What takes the step."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of its running tensors."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up such a state."""
+
+
+def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
+    """The run's optimizer of a network's weights.
+
+    The optimizers of most runs are not built as PyTorch's objects: the first such object makes it import its
     compiler, which is 80 MB and seconds in every worker, and of no use here.
     """
     make = OPTIMIZERS[config.optimizer].make
     if make is torch.optim.SGD:
-        return _nothing, config.learning_rate
+        return _Descent(config.learning_rate)
     if issubclass(make, torch.optim.Adam):
-        return _adam(make, config.learning_rate, weights), None
-    return build_optimizer(config, [weights]).step, None
+        return _Adam(make, config.learning_rate, weights)
+    return _Wrapped(build_optimizer(config, [weights]))
 
 
-def _nothing() -> None:
-    pass
+class _Descent:
+    """SGD: nothing is left to do, and nothing to remember."""
+
+    def __init__(self, rate: float) -> None:
+        self.descent: float | None = rate
+
+    def step(self) -> None:
+        pass
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        pass
 
 
-def _adam(make: type[torch.optim.Adam], rate: float, weights: nn.Parameter) -> Callable[[], None]:
-    """The step of a new Adam or AdamW, with their defaults, without its bookkeeping: that takes longer."""
-    gradient = weights.grad
-    assert gradient is not None  # it is written to, never replaced
-    default = {name: parameter.default for name, parameter in signature(make).parameters.items()}
-    return partial(
-        adam,
-        params=[weights.detach()],
-        grads=[gradient],
-        exp_avgs=[torch.zeros_like(weights)],
-        exp_avg_sqs=[torch.zeros_like(weights)],
-        max_exp_avg_sqs=[],
-        state_steps=[torch.zeros(())],
-        lr=rate,
-        beta1=default["betas"][0],
-        beta2=default["betas"][1],
-        eps=default["eps"],
-        weight_decay=default["weight_decay"],
-        decoupled_weight_decay=issubclass(make, torch.optim.AdamW),
-        amsgrad=False,
-        maximize=False,
-        fused=True,
-    )
+class _Adam:
+    """Adam or AdamW, with their defaults, without the bookkeeping of PyTorch's objects: that takes longer."""
+
+    descent: float | None = None
+
+    def __init__(self, make: type[torch.optim.Adam], rate: float, weights: nn.Parameter) -> None:
+        gradient = weights.grad
+        assert gradient is not None  # it is written to, never replaced
+        self._running = {
+            "exp_avg": torch.zeros_like(weights),
+            "exp_avg_sq": torch.zeros_like(weights),
+            "step": torch.zeros(()),
+        }
+        default = {name: parameter.default for name, parameter in signature(make).parameters.items()}
+        self.step = partial(
+            adam,
+            params=[weights.detach()],
+            grads=[gradient],
+            exp_avgs=[self._running["exp_avg"]],
+            exp_avg_sqs=[self._running["exp_avg_sq"]],
+            max_exp_avg_sqs=[],
+            state_steps=[self._running["step"]],
+            lr=rate,
+            beta1=default["betas"][0],
+            beta2=default["betas"][1],
+            eps=default["eps"],
+            weight_decay=default["weight_decay"],
+            decoupled_weight_decay=issubclass(make, torch.optim.AdamW),
+            amsgrad=False,
+            maximize=False,
+            fused=True,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._running.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._running.items():
+                tensor.copy_(state[name])
+
+
+class _Wrapped:
+    """An optimizer of PyTorch's as it is."""
+
+    descent: float | None = None
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self.step = optimizer.step
+
+    def state(self) -> dict[str, Tensor]:
+        return optimizer_state(self._optimizer)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        load_optimizer_state(self._optimizer, state)
 
 
 class _Half:

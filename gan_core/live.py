@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+LATE = 20.0  # seconds: writes are some apart anyway
 PLAIN_INTERVAL = 15.0  # seconds between two lines where the output is no terminal
 
 
@@ -29,6 +30,8 @@ class Progress:
     discriminator_loss: float
     generator_loss: float
     images_per_second: float
+    resumed: int = 0  # the epoch after which this training went on
+    behind: float = 0.0  # seconds that something has been waiting to be logged
 
 
 @dataclass
@@ -65,6 +68,8 @@ class LiveView:
     def update(self, progress: Progress) -> None:
         """A run has finished an epoch."""
         left = progress.epochs - progress.epoch
+        if progress.run not in self._running:
+            self._left[progress.run] = progress.epochs - progress.resumed
         self._trained += self._left[progress.run] - left
         self._left[progress.run] = left
         self._first = self._first or (time.monotonic(), self._trained)
@@ -80,6 +85,10 @@ class LiveView:
         figures = f" · {_in_words(last, name=False)}" if last else ""
         found = f" ({health})" if health else ""
         self._say(f"{run} {status}{found}{figures}{': ' + reason if reason else ''} · {self._summary()}")
+
+    def say(self, run: str, text: str) -> None:
+        """Something that a person should know of a run."""
+        self._say(f"{run}: {text}")
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
@@ -102,6 +111,7 @@ class LiveView:
         table.add_column("run", min_width=14, no_wrap=True)
         for column in ("epoch", "loss D", "loss G", "images/s"):
             table.add_column(column, justify="right", min_width=8, no_wrap=True)
+        table.add_column("")
         for run in sorted(self._running.values(), key=lambda progress: progress.run):
             table.add_row(
                 run.run,
@@ -109,16 +119,23 @@ class LiveView:
                 f"{run.discriminator_loss:.3f}",
                 f"{run.generator_loss:.3f}",
                 f"{run.images_per_second:,.0f}",
+                _lateness(run).removeprefix(", "),
             )
         elapsed = in_time(time.monotonic() - self._started)
         head = Text(f"{self._summary()} · {elapsed} so far", style="bold")
         return Group(head, table) if self._running else Group(head, Text("starting …", style="dim"))
 
 
+def _lateness(progress: Progress) -> str:
+    late = progress.behind >= LATE
+    return f", logging is {in_time(progress.behind)} behind" if late else ""
+
+
 def _in_words(progress: Progress, name: bool = True) -> str:
     words = (
         f"epoch {progress.epoch}/{progress.epochs} D {progress.discriminator_loss:.3f} "
         f"G {progress.generator_loss:.3f} {progress.images_per_second:,.0f} images/s"
+        f"{_lateness(progress)}"
     )
     return f"{progress.run} {words}" if name else words
 

@@ -5,6 +5,9 @@ import os
 
 # Read when MLflow is imported: it sends usage data unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# The tracker tries again by itself, as long as need be; a call that waits for minutes could not be ended.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
 

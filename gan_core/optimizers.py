@@ -41,3 +41,36 @@ def build_optimizer(
     # Every class in the table takes lr; the common base class's signature does not say so.
     choice = OPTIMIZERS[config.optimizer]
     return choice.make(parameters, lr=config.learning_rate, **choice.options)  # type: ignore[call-arg]
+
+
+def optimizer_state(optimizer: "torch.optim.Optimizer") -> dict[str, "torch.Tensor"]:
+    """Copies of the optimizer's running tensors on the CPU, by `<parameter's place>.<name>`."""
+    return {
+        f"{place}.{name}": tensor.detach().cpu().clone()
+        for place, of_parameter in optimizer.state_dict()["state"].items()
+        for name, tensor in of_parameter.items()
+    }
+
+
+def load_optimizer_state(optimizer: "torch.optim.Optimizer", state: Mapping[str, "torch.Tensor"]) -> None:
+    """Take up where `optimizer_state` was asked for."""
+    of_parameters: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in state.items():
+        place, _, name = key.partition(".")
+        of_parameters.setdefault(int(place), {})[name] = tensor
+    optimizer.load_state_dict(
+        {"state": of_parameters, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def prefixed(**states: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """One state of several networks': their names before the tensors' own."""
+    return {
+        f"{network}.{name}": tensor for network, state in states.items() for name, tensor in state.items()
+    }
+
+
+def of_network(network: str, state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """A network's part of what `prefixed` made."""
+    begin = f"{network}."
+    return {name.removeprefix(begin): tensor for name, tensor in state.items() if name.startswith(begin)}

@@ -1,88 +1,171 @@
 """One run from its first event to its end, with its record kept, however it ends."""
 
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from gan_core.assess import train_assessed
 from gan_core.assessment import Assessment
+from gan_core.checkpoint import Checkpoint, CheckpointFolder, Entry, Told
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.events import EpochEnd, Event
+from gan_core.events import EpochEnd, Event, Reached, TrainState
 from gan_core.live import Progress
 from gan_core.quality.health import Diagnosis
 from gan_core.quality.reference import Reference
 
 TRACEBACK_LINES = 40
+SNAPSHOT_INTERVAL = 1.0  # seconds: an epoch of a small image set is shorter than a checkpoint's writing
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run needs to begin."""
+
+    name: str
+    config: RunConfig
+    data: ImageSet
+    reference: Reference
+    assessment: Assessment
+    checkpoints: CheckpointFolder | None = None
+    checkpoint_every: int = 10  # epochs
 
 
 class Tracker(Protocol):
     """Keeps the record of one run."""
 
-    def log(self, event: Event) -> None:
-        """Keep what the event brings."""
+    def log(self, event: Event, at: int) -> None:
+        """Keep what the event brings; it was at `at`, in milliseconds since 1970."""
+
+    def behind(self) -> float:
+        """For how many seconds something has been waiting to be kept."""
 
     def close(self, status: str, reason: str = "", trace: str = "") -> None:
         """Complete the record: the run ended as `status`."""
 
 
-class Outcome(NamedTuple):
-    """How a run ended, why if it failed, and its health where that was found out."""
+class Observer(Protocol):
+    """Who watches a run while it trains."""
 
-    status: Literal["FINISHED", "FAILED"]
+    def update(self, progress: Progress) -> None:
+        """An epoch has ended."""
+
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+
+    def should_stop(self) -> bool:
+        """Whether the run is to end, interrupted; asked after each epoch."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended, why if it failed, and its health where that was found out.
+
+    UNLOGGED: trained to its end, or to its failure, but the store did not take all of its record.
+    """
+
+    status: Literal["FINISHED", "FAILED", "KILLED", "UNLOGGED"]
     reason: str = ""
     health: str = ""
 
 
-def run(  # noqa: PLR0913 (what a run needs)
-    name: str,
-    config: RunConfig,
-    data: ImageSet,
-    tracker: Tracker,
-    on_epoch: Callable[[Progress], None],
-    reference: Reference,
-    assessment: Assessment,
-) -> Outcome:
-    """Train, evaluate, keep the record, and say how it ended.
+def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
+    """Train from the last checkpoint, evaluate, keep the record, and say how it ended.
 
     A run that breaks is an outcome, not an exception: its reason and traceback go into the record. An
-    interruption (KeyboardInterrupt) closes the record as KILLED and is raised again.
+    interruption (KeyboardInterrupt) closes the record as KILLED, its checkpoint kept, and is raised again.
     """
     health = ""
+    keeper = _Keeper(job)
     try:
-        for event in train_assessed(config, data.images, reference, assessment):
-            tracker.log(event)
-            if isinstance(event, EpochEnd):
-                on_epoch(_progress(name, config, event))
+        for event, at in keeper.events(observer):
+            tracker.log(event, at)
+            if isinstance(event, EpochEnd) and event.epoch > keeper.resumed:
+                observer.update(_progress(job, event, keeper.resumed, tracker.behind()))
             elif isinstance(event, Diagnosis):
                 health = event.health
+            elif isinstance(event, Reached) and observer.should_stop():
+                keeper.save()
+                return _close(tracker, Outcome("KILLED", "interrupted", health))
     except TrackingError as error:
         return Outcome("FAILED", str(error), health)
     except Exception as error:
         trace = "".join(traceback.format_exc().splitlines(keepends=True)[-TRACEBACK_LINES:])
         return _close(tracker, Outcome("FAILED", f"{type(error).__name__}: {error}", health), trace)
     except BaseException:
-        tracker.close("KILLED")
+        keeper.save()
+        tracker.close("KILLED", "interrupted")
         raise
-    return _close(tracker, Outcome("FINISHED", health=health))
+    outcome = _close(tracker, Outcome("FINISHED", health=health))
+    if job.checkpoints and outcome.status == "FINISHED":
+        job.checkpoints.prune(1)  # from which a longer run goes on
+    return outcome
+
+
+class _Keeper:
+    """The events of a run, from its last checkpoint on, and its next checkpoints."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._told: list[Entry] = []
+        self._snapshot: tuple[TrainState, int] | None = None  # and how many entries of _told are before it
+        self._snapshot_at = time.monotonic()
+        self._saved = 0  # epoch
+        self.resumed = 0  # after which epoch the training goes on
+
+    def events(self, observer: Observer) -> Iterator[tuple[Event, int]]:
+        """Every event of the run with its time, those before the checkpoint as they were told then."""
+        job, resume = self._job, None
+        if job.checkpoints and (checkpoint := job.checkpoints.load(observer.say)):
+            self._told, self._saved = checkpoint.told, checkpoint.state.epoch
+            self.resumed = self._saved
+            resume = checkpoint.state, checkpoint.ends
+            observer.say(f"goes on after epoch {self.resumed}")
+            yield from list(self._told)
+        for event in train_assessed(job.config, job.data.images, job.reference, job.assessment, resume):
+            at = time.time_ns() // 1_000_000
+            if isinstance(event, Told):
+                self._told.append(Entry(event, at))
+            elif isinstance(event, Reached):
+                self._reached(event)
+            yield event, at
+
+    def save(self) -> None:
+        """Write the last snapshot if the disk has none as new. Raises OSError."""
+        if self._job.checkpoints and self._snapshot and self._snapshot[0].epoch > self._saved:
+            state, told = self._snapshot
+            self._job.checkpoints.save(Checkpoint(state, self._told[:told]))
+            self._saved = state.epoch
+
+    def _reached(self, event: Reached) -> None:
+        epoch = len([0 for entry in self._told if isinstance(entry.event, EpochEnd)])
+        last = epoch == self._job.config.epochs
+        if not last and time.monotonic() - self._snapshot_at < SNAPSHOT_INTERVAL:
+            return
+        self._snapshot, self._snapshot_at = (event.state(), len(self._told)), time.monotonic()
+        if last or epoch - self._saved >= self._job.checkpoint_every:
+            self.save()
 
 
 def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
     try:
         tracker.close(outcome.status, outcome.reason, trace)
     except TrackingError as error:
-        return Outcome("FAILED", str(error), outcome.health)
+        return Outcome("UNLOGGED", str(error), outcome.health)
     return outcome
 
 
-def _progress(name: str, config: RunConfig, event: EpochEnd) -> Progress:
+def _progress(job: Job, event: EpochEnd, resumed: int, behind: float) -> Progress:
     metrics = event.metrics()
     return Progress(
-        name,
+        job.name,
         event.epoch,
-        config.epochs,
+        job.config.epochs,
         metrics["loss/discriminator"],
         metrics["loss/generator"],
         metrics["time/images_per_second"],
+        resumed,
+        behind,
     )

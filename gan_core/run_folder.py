@@ -28,13 +28,18 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, config: RunConfig, title: str) -> None:
-        """Make `folder` if need be; raise UserError if something is in it already or it cannot be written."""
+        """Make `folder` if need be, or take up the record of a run of this config that was cut off there.
+
+        Raises UserError if something else is in it or it cannot be written.
+        """
+        settings = {**dataclasses.asdict(config), "config_hash": config.config_hash}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if any(folder.iterdir()) and not _was_cut_off(folder, settings):
                 raise UserError(f"the output folder {folder} is not empty: choose another")
-            (folder / "samples").mkdir()
-            settings = {**dataclasses.asdict(config), "config_hash": config.config_hash}
+            (folder / "samples").mkdir(exist_ok=True)
+            for name in ("metrics.csv", "status.json"):  # told again, from the first epoch on
+                (folder / name).unlink(missing_ok=True)
             write_atomically(folder / "config.json", json.dumps(settings, indent=2).encode())
         except OSError as error:
             raise UserError(f"cannot write to the output folder {folder}: {error}") from error
@@ -44,7 +49,7 @@ class RunFolder:
         self._quality: dict[str, Any] = {}
         self._diagnosis: Diagnosis | None = None
 
-    def log(self, event: Event) -> None:
+    def log(self, event: Event, at: int = 0) -> None:
         """Write what the event brings."""
         match event:
             case Samples(epoch, images):
@@ -78,6 +83,10 @@ class RunFolder:
                 self._quality.update(_health(event))
                 self._write_quality()
 
+    def behind(self) -> float:
+        """Nothing waits: files are written at once."""
+        return 0.0
+
     def close(self, status: str, reason: str = "", trace: str = "") -> None:
         """Write the losses of every iteration as arrays and as a figure; how the run ended; its traceback."""
         ending = {
@@ -102,6 +111,17 @@ class RunFolder:
 
     def _write_quality(self) -> None:
         write_atomically(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
+
+
+def _was_cut_off(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder has a run of these settings in it that has not finished."""
+    try:
+        if json.loads((folder / "config.json").read_text(encoding="utf-8")) != settings:
+            return False
+        status = folder / "status.json"
+        return not status.exists() or json.loads(status.read_text(encoding="utf-8"))["status"] != "FINISHED"
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _health(found: Diagnosis) -> dict[str, str | int]:

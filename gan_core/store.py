@@ -66,6 +66,12 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def checkpoint_dir(given: Path | None, uri: str) -> Path:
+    """Where runs keep their checkpoints: `given`, else beside an SQLite store, else in the project."""
+    file = sqlite_file(uri)
+    return (given or (file.parent if file else project_root()) / "checkpoints").expanduser().absolute()
+
+
 def check_store(uri: str) -> None:
     """Raise UserError if the store cannot be used: no MLflow database, or no answer.
 

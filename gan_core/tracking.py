@@ -2,38 +2,46 @@
 
 import dataclasses
 import json
+import math
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from PIL import Image
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.events import EpochEnd, Evaluated, Event, Samples, Trained, Yardstick
+from gan_core.events import EpochEnd, Evaluated, Event, Reached, Samples, Trained, Yardstick
 from gan_core.generator_file import GENERATOR_FILE
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.health import Diagnosis
 from gan_core.run_folder import QUALITY_FILE, RunFolder, sheet_name
 
 WRITE_INTERVAL = 5.0  # seconds between two writes to the store: each costs as much as 10 training steps
-PATIENCE = 300.0  # seconds to go on trying a store that does not take what is written
+PATIENCE = 60.0  # seconds after the training's end to go on trying a store that takes nothing
+FILES_A_SLIDE = 2  # MLflow keeps an image of the slider, and a small copy beside it
+HASTE = 5.0  # the same where somebody waits for the run to end
 LASTING_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
 
 class MlflowTracker:
     """Logs a run's events to the MLflow run `run_id`, which exists already, through a client of its own.
 
-    What is logged is in the store within some seconds; `close` returns when all of it is.
+    What is logged is in the store within some seconds; `close` returns when all of it is. The training never
+    waits: while the store takes nothing, all is kept here and tried again. What a run that went before has
+    logged already is left out: an event is known by its epoch.
     """
 
     def __init__(self, tracking_uri: str, run_id: str, config: RunConfig, data: ImageSet, title: str) -> None:
@@ -43,25 +51,38 @@ class MlflowTracker:
         self._scratch = tempfile.TemporaryDirectory(prefix="gan-run-")
         self._files = RunFolder(Path(self._scratch.name), config, title)
         self._queue: SimpleQueue[tuple[Event, int]] = SimpleQueue()
+        self._there = _Logged(set(), set(), Counter())
+        self._waiting_since: float | None = None
         self._closing = threading.Event()
+        self._give_up_at = math.inf
         self._error: TrackingError | None = None
         self._thread = threading.Thread(
             target=self._write_until_closed, args=(config, data), name="mlflow-writer", daemon=True
         )
         self._thread.start()
 
-    def log(self, event: Event) -> None:
-        """Hand the event to the writer. Raises TrackingError if the writer has given up."""
+    def log(self, event: Event, at: int) -> None:
+        """Hand the event of time `at` (milliseconds since 1970) to the writer.
+
+        Raises TrackingError if the store has refused something for what it is.
+        """
         if self._error:
             raise self._error
-        self._queue.put((event, _now()))
+        if not isinstance(event, Reached):
+            self._queue.put((event, at))
+
+    def behind(self) -> float:
+        """For how many seconds the store has not taken what it was given."""
+        since = self._waiting_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self, status: str, reason: str = "", trace: str = "") -> None:
         """Write what is left, then end the run as `status`: FINISHED, FAILED or KILLED.
 
         `reason` becomes the tag failure_reason, `trace` the artifact traceback.txt. Raises TrackingError if
-        the store does not take it; whoever started the run then has to settle its status.
+        the store does not take it in time; the run is then as it was.
         """
+        self._give_up_at = time.monotonic() + (HASTE if status == "KILLED" else PATIENCE)
         self._closing.set()
         self._thread.join()
         try:
@@ -74,6 +95,8 @@ class MlflowTracker:
                 if (self._files.folder / name).exists():
                     self._upload(name)
             self._persist(lambda: end_run(self._client, self._run_id, status, reason))
+        except Exception as error:
+            raise _not_logged(error) from error
         finally:
             self._scratch.cleanup()
 
@@ -84,16 +107,32 @@ class MlflowTracker:
                 self._write_waiting()
             self._write_waiting()
         except Exception as error:  # handed on to the training thread by log() and close()
-            self._error = TrackingError(f"logging to the store failed: {type(error).__name__}: {error}")
+            self._error = _not_logged(error)
 
     def _begin(self, config: RunConfig, data: ImageSet) -> None:
         params = [Param(name, str(value)) for name, value in dataclasses.asdict(config).items()]
         source = json.dumps({"source": data.source})
         profile = json.dumps({"images": len(data.images), "shape": list(data.images.shape[1:])})
         dataset = Dataset(data.name, data.digest, "local", source, profile=profile)
+        self._persist(self._look_what_is_there)
         self._persist(lambda: self._client.update_run(self._run_id, status="RUNNING"))
         self._persist(lambda: self._client.log_batch(self._run_id, params=params))
         self._persist(lambda: self._client.log_inputs(self._run_id, [DatasetInput(dataset)]))
+
+    def _look_what_is_there(self) -> None:
+        run = self._client.get_run(self._run_id)
+        if run.info.status == "SCHEDULED":
+            return  # nobody has begun it
+        points = {
+            (name, point.step)
+            for name in run.data.metrics
+            for point in self._client.get_metric_history(self._run_id, name)
+        }
+        sheets = {file.path for file in self._client.list_artifacts(self._run_id, "samples")}
+        slides = [file.path for file in self._client.list_artifacts(self._run_id, "images")]
+        self._there = _Logged(points, sheets, Counter(_slide_step(path) for path in slides))
+        if "failure_reason" in run.data.tags:
+            self._client.delete_tag(self._run_id, "failure_reason")
 
     def _write_waiting(self) -> None:
         """Write all that has come since the last write: its metrics as one batch, then its files."""
@@ -108,6 +147,7 @@ class MlflowTracker:
             for event, at in waiting
             if isinstance(event, EpochEnd | Evaluated)
             for name, value in event.metrics().items()
+            if (name, event.epoch) not in self._there.points
         ]
         if metrics:
             self._persist(lambda: self._client.log_batch(self._run_id, metrics=metrics))
@@ -137,7 +177,10 @@ class MlflowTracker:
 
     def _log_sheet(self, epoch: int, at: int) -> None:
         """As a file under its own name, and as a step of the UI's image slider."""
-        self._upload(sheet_name(epoch))
+        if sheet_name(epoch) not in self._there.sheets:
+            self._upload(sheet_name(epoch))
+        if self._there.slides[epoch] >= FILES_A_SLIDE:
+            return
         with Image.open(self._files.folder / sheet_name(epoch)) as sheet:
             sheet.load()
         self._persist(
@@ -159,11 +202,38 @@ class MlflowTracker:
         for attempt in Retrying(
             retry=retry_if_exception(_may_pass),
             wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_after_delay(PATIENCE),
+            stop=lambda _: time.monotonic() > self._give_up_at,
+            sleep=self._sleep,
             reraise=True,
         ):
             with attempt:
+                self._waiting_since = self._waiting_since or time.monotonic()
                 write()
+                self._waiting_since = None
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closing.is_set():
+            time.sleep(min(seconds, 1.0))
+        else:
+            self._closing.wait(seconds)
+
+
+class _Logged(NamedTuple):
+    """What a run has in the store when it is taken up again."""
+
+    points: Collection[tuple[str, int]]  # metric and step
+    sheets: Collection[str]  # paths
+    slides: Counter[int]  # files of the image slider, by step
+
+
+def _slide_step(path: str) -> int:
+    """MLflow names an image of the slider <key>+step+<step>+timestamp+…; % stood for + in older versions."""
+    found = re.search(r"[+%]step[+%](\d+)[+%]", path)
+    return int(found[1]) if found else -1
+
+
+def _not_logged(error: BaseException) -> TrackingError:
+    return TrackingError(f"logging to the store failed: {type(error).__name__}: {error}")
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -171,10 +241,6 @@ def _may_pass(error: BaseException) -> bool:
     return (isinstance(error, MlflowException) and error.error_code not in LASTING_ERRORS) or isinstance(
         error, OSError
     )
-
-
-def _now() -> int:
-    return int(time.time() * 1000)  # milliseconds, as MLflow counts
 
 
 def create_run(

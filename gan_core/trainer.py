@@ -1,26 +1,37 @@
 """One run: trains G against D and yields what happens as events. Whoever iterates is in control."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gan_core.config import RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
-from gan_core.events import EpochEnd, Event, Samples, Trained
+from gan_core.events import EpochEnd, Event, Reached, Samples, Trained, TrainState
 from gan_core.fast_step import FastStep
 from gan_core.losses import discriminator_loss, generator_loss
 from gan_core.models import Discriminator, Generator, build_models, to_pixels, to_unit_range
-from gan_core.optimizers import build_optimizer
+from gan_core.optimizers import (
+    build_optimizer,
+    load_optimizer_state,
+    of_network,
+    optimizer_state,
+    prefixed,
+)
 from gan_core.streams import stream
 
 SAMPLES = 64  # images on a sample sheet
 NOISE_BLOCK = 32  # steps whose noise is drawn at once
 
 
-def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
-    """Train on `images` (uint8, N×1×28×28): Samples of epoch 0; an EpochEnd, and Samples where due; Trained.
+def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -> Iterator[Event]:
+    """Train on `images` (uint8, N×1×28×28) and yield what happens.
+
+    Samples of epoch 0; for each epoch EpochEnd, Reached, and Samples where due; Trained. With `resume`, which
+    a Reached of the same config gave, that Reached is the first event, and all after it is as it would have
+    been without the break.
 
     The same config and images give the same weights, bit for bit, on the same machine and number of threads.
     Stopping to iterate stops the training. Raises UserError if a batch is larger than the image set, and
@@ -38,15 +49,28 @@ def train(config: RunConfig, images: Tensor) -> Iterator[Event]:
     due = sample_epochs(config.epochs)
     z_fixed = fixed_noise(config.z_dim)
 
-    yield Samples(0, generate(G, z_fixed))
-    for epoch in range(1, config.epochs + 1):
-        started = time.perf_counter()
-        order = image_order(config.seed, epoch, len(images)).to(config.device).split(config.batch_size)
-        record = steps.epoch(images, order, noise(config, epoch)).cpu()
-        D_losses, G_losses, real_scores, fake_scores = record.numpy()
-        seconds = time.perf_counter() - started
-        yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds, G)
-        refuse_non_finite(epoch, record)
+    def state(epoch: int) -> TrainState:
+        weights = prefixed(G=G.state_dict(), D=D.state_dict())
+        copies = {name: tensor.cpu().clone() for name, tensor in weights.items()}
+        return TrainState(epoch, copies, steps.optimizer_state())
+
+    if resume is None:
+        yield Samples(0, generate(G, z_fixed))
+    else:
+        G.load_state_dict(of_network("G", resume.weights))
+        D.load_state_dict(of_network("D", resume.weights))
+        steps.load_optimizer_state(resume.optimizers)
+    reached = resume.epoch if resume else 0
+    for epoch in range(max(reached, 1), config.epochs + 1):
+        if epoch > reached:
+            started = time.perf_counter()
+            order = image_order(config.seed, epoch, len(images)).to(config.device).split(config.batch_size)
+            record = steps.epoch(images, order, noise(config, epoch)).cpu()
+            D_losses, G_losses, real_scores, fake_scores = record.numpy()
+            seconds = time.perf_counter() - started
+            yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
+            refuse_non_finite(epoch, record)
+        yield Reached(G, partial(state, epoch))
         if epoch in due:
             yield Samples(epoch, generate(G, z_fixed))
     yield Trained(G.cpu())
@@ -82,6 +106,15 @@ class PlainStep:
             for batch, z in zip(order, noise, strict=False)
         ]
         return torch.stack(steps, dim=1)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Copies of both optimizers' running tensors, by name."""
+        return prefixed(G=optimizer_state(self.G_optimizer), D=optimizer_state(self.D_optimizer))
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up such a state."""
+        load_optimizer_state(self.G_optimizer, of_network("G", state))
+        load_optimizer_state(self.D_optimizer, of_network("D", state))
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
         """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""

@@ -1,6 +1,8 @@
 """What a sweep will do: all of it decided and checked before any of it is done."""
 
 import argparse
+import dataclasses
+import json
 import os
 import socket
 import time
@@ -11,8 +13,8 @@ from gan_core.assessment import Assessment
 from gan_core.command_line import check_name, given_assessment, given_settings
 from gan_core.errors import UserError
 from gan_core.image_files import where_images_are
-from gan_core.store import check_store, redact, resolve_uri
-from sweeps.grid import Grid, GridRun, grid_runs, make_grid
+from gan_core.store import check_store, checkpoint_dir, redact, resolve_uri
+from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,19 @@ class Plan:
     workers: int | None  # runs at a time; None: as many as the cluster has room for
     address: str | None  # of a Ray cluster; None: this machine
     assessment: Assessment
+    named: bool  # by the user
+    again: bool  # whatever has been trained before
+    checkpoint_dir: Path  # absolute; has a folder for each run
+    checkpoint_every: int  # epochs
+    retries: int  # of a run whose worker died
+
+    @property
+    def key(self) -> str:
+        """What all runs of a sweep have in common, and its axes leave alone; `epochs` may be raised."""
+        common = dataclasses.asdict(self.runs[0].config)
+        for name in (*AXES, "epochs"):
+            del common[name]
+        return json.dumps(common, sort_keys=True)
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -48,6 +63,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
             require_device(runs[0].config.device)
     else:
         _check_cluster(args.address)
+    for flag, least in (("checkpoint_every", 1), ("retries", 0)):
+        if getattr(args, flag) < least:
+            what = flag.replace("_", "-")
+            raise UserError(f"--{what} should be {least} or more, got {getattr(args, flag)}")
     uri = resolve_uri(args.tracking_uri)
     check_store(uri)
     return Plan(
@@ -62,6 +81,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
         workers=workers,
         address=args.address,
         assessment=assessment,
+        named=args.name is not None,
+        again=args.again,
+        checkpoint_dir=checkpoint_dir(args.checkpoint_dir, uri),
+        checkpoint_every=args.checkpoint_every,
+        retries=args.retries,
     )
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gan_core.command_line import OK, OneLineParser, add_assessment, add_field, add_places, run_command
+from gan_core.command_line import (
+    OK,
+    OneLineParser,
+    add_assessment,
+    add_checkpoints,
+    add_field,
+    add_places,
+    run_command,
+)
 from gan_core.config import FIELDS
 from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
@@ -76,8 +84,15 @@ def _parser() -> OneLineParser:
         if name not in AXES:
             add_field(parser, name)
     add_assessment(parser)
+    add_checkpoints(parser)
     add_places(parser)
-    parser.add_argument("--name", metavar="NAME", help="name of the sweep (default: grid-DATE-TIME)")
+    parser.add_argument(
+        "--name", metavar="NAME",
+        help="name of the sweep, which goes on if there is one (default: the unnamed one of these settings)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retries", type=int, default=2, metavar="N", help="of a run whose worker died (default: 2)"
+    )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="runs at a time, a thread each (default: all cores)"
     )

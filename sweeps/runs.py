@@ -6,18 +6,20 @@ from typing import NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from mlflow.entities import Param, Run, ViewType
+from mlflow.entities import Param, Run, RunTag
 
 from gan_core.mlflow_client import MlflowClient
 from gan_core.tracking import context_tags, create_run, end_run
+from gan_core.unfinished import LOCK_TAG, PARENT_TAG, UNFINISHED, children_of
 from sweeps.grid import AXES, Cell, GridRun
 from sweeps.plan import Plan
 
-PARENT_TAG = "mlflow.parentRunId"
+KIND_TAG = "sweep.kind"
+KEY_TAG = "sweep.key"  # what all its runs have in common
+UNNAMED_TAG = "sweep.unnamed"
 CELL_TAG = "sweep.cell"
 COLOUR_TAG = "mlflow.runColor"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
-UNFINISHED = ("SCHEDULED", "RUNNING")
 
 
 class Sweep(NamedTuple):
@@ -28,67 +30,69 @@ class Sweep(NamedTuple):
     name: str
 
 
-def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Sweep:
-    """The parent run, RUNNING, with the axes and what all runs have in common as params."""
-    tags = {**context_tags(), "sweep.kind": "grid"}
-    parent = client.create_run(experiment_id, run_name=plan.name, tags=tags)
-    sweep = Sweep(experiment_id, parent.info.run_id, plan.name)
+def begin_sweep(
+    client: MlflowClient, experiment_id: str, plan: Plan, lock: str, found: Sweep | None
+) -> Sweep:
+    """The parent run, RUNNING: the one found, or a new one with what all runs have in common as params.
+
+    The axes are params of a new one; params cannot change, so tags tell them where a sweep has grown. `lock`:
+    the file, below the checkpoints, that is held while the sweep is alive.
+    """
     grid, common = plan.grid, dataclasses.asdict(plan.runs[0].config)
-    params = {
+    axes = {
         "optimizers": _listed(grid.optimizers),
         "z_dims": _listed(grid.z_dims),
         "seeds": _listed(grid.seeds),
         "learning_rates": _listed(grid.learning_rates) or "each optimizer's own",
-        **{name: str(value) for name, value in common.items() if name not in AXES},
+        "epochs": str(common["epochs"]),
     }
+    if found:
+        before = client.get_run(found.parent_id).data.params
+        grown = [RunTag(f"last.{name}", value) for name, value in axes.items() if before.get(name) != value]
+        client.log_batch(found.parent_id, tags=[*grown, RunTag(LOCK_TAG, lock)])
+        client.update_run(found.parent_id, status="RUNNING")
+        return found
+    tags = {**context_tags(), KIND_TAG: "grid", KEY_TAG: plan.key, LOCK_TAG: lock}
+    if not plan.named:
+        tags[UNNAMED_TAG] = "true"
+    parent = client.create_run(experiment_id, run_name=plan.name, tags=tags)
+    sweep = Sweep(experiment_id, parent.info.run_id, plan.name)
+    params = {**{name: str(value) for name, value in common.items() if name not in AXES}, **axes}
     client.log_batch(sweep.parent_id, params=[Param(key, value) for key, value in params.items()])
     return sweep
 
 
-def add_children(client: MlflowClient, sweep: Sweep, runs: Iterable[GridRun]) -> dict[str, str]:
-    """A child for each run, SCHEDULED, with one colour a cell in the UI; their ids, by the run's name."""
-    colours: dict[Cell, str] = {}
-    run_ids = {}
-    for run in runs:
-        colour = colours.setdefault(run.cell, to_hex(COLOURS[len(colours) % len(COLOURS)]))
-        tags = {PARENT_TAG: sweep.parent_id, CELL_TAG: str(run.cell), COLOUR_TAG: colour}
-        run_ids[run.name] = create_run(client, sweep.experiment_id, run.name, run.config, tags)
-    return run_ids
+def add_child(client: MlflowClient, sweep: Sweep, run: GridRun, colour: str) -> str:
+    """A child for the run, SCHEDULED; its id."""
+    tags = {PARENT_TAG: sweep.parent_id, CELL_TAG: str(run.cell), COLOUR_TAG: colour}
+    return create_run(client, sweep.experiment_id, run.name, run.config, tags)
+
+
+def colours(cells: Iterable[Cell]) -> dict[Cell, str]:
+    """One colour a cell in the UI, as hex digits."""
+    once = dict.fromkeys(cells)
+    return {cell: to_hex(COLOURS[place % len(COLOURS)]) for place, cell in enumerate(once)}
 
 
 def children(client: MlflowClient, sweep: Sweep) -> list[Run]:
     """The children of a sweep, oldest first."""
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            [sweep.experiment_id],
-            f"tags.`{PARENT_TAG}` = '{sweep.parent_id}'",
-            run_view_type=ViewType.ACTIVE_ONLY,
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
+    return children_of(client, sweep.experiment_id, sweep.parent_id)
 
 
 def settle(client: MlflowClient, sweep: Sweep, cut_off: str, reasons: dict[str, str]) -> dict[str, str]:
-    """End the children that no worker has ended as `cut_off`, then the parent; each child's status, by name.
+    """End the children that no worker has ended as `cut_off`, then the parent; each child's status, by id.
 
     To be called when no worker is left: a run is then FINISHED or FAILED by its own word, or was cut off.
-    `reasons`: what is known of the runs that died, by name.
+    `reasons`: what is known of the runs that died, by id.
     """
     statuses = {}
     for run in children(client, sweep):
-        name, status = run.info.run_name, run.info.status
+        run_id, status = run.info.run_id, run.info.status
         if status in UNFINISHED:
             status = cut_off
-            reason = reasons.get(name, "interrupted" if cut_off == "KILLED" else "its worker died")
-            end_run(client, run.info.run_id, status, reason)
-        statuses[name] = status
+            reason = reasons.get(run_id, "interrupted" if cut_off == "KILLED" else "its worker died")
+            end_run(client, run_id, status, reason)
+        statuses[run_id] = status
     ended = set(statuses.values())
     whole = "FINISHED" if ended == {"FINISHED"} else "KILLED" if "KILLED" in ended else "FAILED"
     end_run(client, sweep.parent_id, whole)

@@ -1,26 +1,39 @@
 """A sweep from its first run to its comparison, on a Ray that is there."""
 
 import dataclasses
+import hashlib
+import shutil
 import tempfile
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import ray
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
 from gan_core.command_line import OK, RUN_FAILED
 from gan_core.data import ImageSet, load_images
+from gan_core.errors import UserError
 from gan_core.live import LiveView
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.reference import Reference, load_reference, quality_cache
-from gan_core.store import prepare_store
+from gan_core.run import Outcome
+from gan_core.store import prepare_store, redact
+from gan_core.unfinished import is_free, settle_stale
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.report import read_sweep, write_figures
-from sweeps.runs import add_children, begin_sweep, settle
+from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle
+from sweeps.stock import Step, Stock, take_stock
 from sweeps.summary import show_results
 from sweeps.trial import Listener, Task, run_trial
+
+STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
 
 
 class Prepared(NamedTuple):
@@ -30,48 +43,149 @@ class Prepared(NamedTuple):
     reference: Reference
     client: MlflowClient
     experiment_id: str
+    lock: FileLock  # held
+    stock: Stock
+    notes: list[str]
 
 
 def prepare(plan: Plan) -> Prepared:
-    """Load the images and what they are scored by, and make the store ready. Raises UserError."""
+    """Load the images and what they are scored by, make the store ready, and find out what is left to do.
+
+    Raises UserError, also if another process conducts this sweep.
+    """
     data = load_images(plan.dataset, plan.data_dir)
     reference = load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
     # Not before: a client makes a store that is not there by itself, and not safely.
-    return Prepared(data, reference, MlflowClient(plan.tracking_uri), experiment_id)
+    client = MlflowClient(plan.tracking_uri)
+    lock = _lock(plan)
+    gone = settle_stale(client, experiment_id, plan.checkpoint_dir, ours=lock.lock_file)
+    notes = [f"{len(gone)} runs of a process that is gone were still marked as running"] if gone else []
+    return Prepared(
+        data, reference, client, experiment_id, lock, take_stock(client, experiment_id, plan), notes
+    )
 
 
 def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console) -> int:
-    """Train every run of the plan, end `workers`, and show what came of it; the exit code."""
-    client = prepared.client
-    sweep = None
-    cut_off = "FAILED"  # what a run is that no worker has ended
-    reasons: dict[str, str] = {}
+    """Train what is left of the plan, end `workers`, and show what came of it; the exit code."""
+    client, stock = prepared.client, prepared.stock
+    console.print("\n".join([*prepared.notes, f"{'to do':<14} {stock.count()}"]))
+    with prepared.lock:
+        if not stock.to_do():
+            assert stock.sweep is not None  # where there is none, all is to do
+            _show(console, plan, client, stock.sweep)
+            return OK
+        sweep = begin_sweep(client, prepared.experiment_id, plan, _lock_name(plan), stock.sweep)
+        cut_off = "FAILED"  # what a run is that no worker has ended
+        run_ids: dict[str, str] = {}
+        outcomes: dict[str, Outcome] = {}
+        try:
+            run_ids = _begin_runs(plan, client, sweep, stock)
+            with (
+                LiveView({step.run.name: step.run.config.epochs for step in stock.to_do()}, console) as view,
+                _stopping(plan, run_ids),
+            ):
+                listener = Listener(view, outcomes)
+                _train_all(plan, run_ids, prepared, listener)
+        except KeyboardInterrupt:
+            cut_off = "KILLED"
+            raise
+        finally:
+            with uninterrupted():
+                workers.close()
+                reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
+                statuses: dict[str, str] = {}
+                try:
+                    statuses = settle(client, sweep, cut_off, reasons)
+                except MlflowException as error:
+                    _store_is_away(console, plan, error)
+        for step in stock.to_do():
+            if step.longer_than and statuses.get(run_ids[step.run.name]) == "FINISHED":
+                client.delete_run(step.longer_than)  # all that it has, the longer one has too
+        if not statuses:
+            return RUN_FAILED
+        _show(console, plan, client, sweep)
+        return OK if {statuses[run_id] for run_id in run_ids.values()} == {"FINISHED"} else RUN_FAILED
+
+
+def _lock_name(plan: Plan) -> str:
+    identity = f"{redact(plan.tracking_uri)} {plan.experiment} {plan.name if plan.named else plan.key}"
+    return f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.lock"
+
+
+def _lock(plan: Plan) -> FileLock:
+    """The sweep's lock, taken; it ends with this process at the latest."""
+    # Taken in one thread, released in another.
+    lock = FileLock(plan.checkpoint_dir / _lock_name(plan), thread_local=False)
     try:
-        sweep = begin_sweep(client, prepared.experiment_id, plan)
-        run_ids = add_children(client, sweep, plan.runs)
-        with LiveView({run.name: run.config.epochs for run in plan.runs}, console) as view:
-            reasons = _train_all(plan, run_ids, prepared, view)
+        plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        what = f"the sweep {plan.name!r}" if plan.named else "a sweep of these settings"
+        raise UserError(
+            f"{what} is running already, in another process: wait for it, or choose another --name"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
+    return lock
+
+
+def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, stock: Stock) -> dict[str, str]:
+    """An MLflow run for each run that is to be trained; their ids, by name."""
+    colour = colours(step.run.cell for step in stock.steps)
+    run_ids = {}
+    for step in stock.to_do():
+        run_id = step.run_id or add_child(client, sweep, step.run, colour[step.run.cell])
+        if step.longer_than:
+            _copy_checkpoints(plan, step, run_id)
+        run_ids[step.run.name] = run_id
+    return run_ids
+
+
+def _copy_checkpoints(plan: Plan, step: Step, run_id: str) -> None:
+    shorter = plan.checkpoint_dir / step.longer_than
+    if shorter.exists():
+        shutil.copytree(
+            shorter, plan.checkpoint_dir / run_id, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock")
+        )
+
+
+@contextmanager
+def _stopping(plan: Plan, run_ids: dict[str, str]) -> Iterator[None]:
+    """Left by Ctrl-C, the runs are asked to keep a checkpoint and stop, and given some seconds for it."""
+    stop_file = _stop_file(plan)
+    stop_file.unlink(missing_ok=True)
+    try:
+        yield
     except KeyboardInterrupt:
-        cut_off = "KILLED"
+        stop_file.touch()
+        until = time.monotonic() + STOP_PATIENCE
+        locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids.values()]
+        while time.monotonic() < until and any(lock.exists() and not is_free(lock) for lock in locks):
+            time.sleep(0.1)
         raise
     finally:
-        with uninterrupted():
-            workers.close()
-            statuses = settle(client, sweep, cut_off, reasons) if sweep else {}
-    records = read_sweep(client, sweep)
-    write_figures(client, sweep.parent_id, records)
-    show_results(console, plan.tracking_uri, client, sweep, records)
-    return OK if set(statuses.values()) == {"FINISHED"} else RUN_FAILED
+        stop_file.unlink(missing_ok=True)
 
 
-def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, view: LiveView) -> dict[str, str]:
-    """Train every run on Ray's workers; the reasons of those that failed, by name."""
+def _stop_file(plan: Plan) -> Path:
+    return plan.checkpoint_dir / _lock_name(plan).replace(".lock", ".stop")
+
+
+def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener: Listener) -> None:
+    """Train the runs on Ray's workers."""
     tasks = [
-        Task(run.name, dataclasses.asdict(run.config), run_ids[run.name], plan.tracking_uri)
-        for run in plan.runs
+        Task(
+            name=step.run.name,
+            config=dataclasses.asdict(step.run.config),
+            run_id=run_ids[step.run.name],
+            tracking_uri=plan.tracking_uri,
+            checkpoints=str(plan.checkpoint_dir / run_ids[step.run.name]),
+            checkpoint_every=plan.checkpoint_every,
+            stop_file=str(_stop_file(plan)),
+        )
+        for step in prepared.stock.to_do()
     ]
-    listener = Listener(view)
     # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
     data = prepared.data
     about = {"name": data.name, "digest": data.digest, "source": data.source}
@@ -91,6 +205,24 @@ def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, view: Li
             trainable,
             param_space={"task": tune.grid_search([dataclasses.asdict(task) for task in tasks])},
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=plan.workers),
-            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[listener]),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[listener],
+                failure_config=tune.FailureConfig(max_failures=plan.retries),
+            ),
         ).fit()
-    return listener.reasons
+
+
+def _store_is_away(console: Console, plan: Plan, error: MlflowException) -> None:
+    said = str(error).splitlines()[0][:200]
+    console.print(
+        f"the store {redact(plan.tracking_uri)} does not answer ({said}). What was trained is kept in "
+        f"{plan.checkpoint_dir}: the same command logs it, once the store is back"
+    )
+
+
+def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> None:
+    records = read_sweep(client, sweep)
+    write_figures(client, sweep.parent_id, records)
+    show_results(console, plan.tracking_uri, client, sweep, records)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from gan_core.assessment import Assessment
+from gan_core.checkpoint import CheckpointFolder
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.live import LiveView, Progress
 from gan_core.quality.reference import Reference
-from gan_core.run import Outcome, run
+from gan_core.run import Job, Outcome, run
 from gan_core.tracking import MlflowTracker
 
 WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
@@ -25,12 +27,15 @@ REPORT_INTERVAL = 0.5  # seconds: a report makes the training wait for the drive
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a worker needs to know of its run; everything but the images."""
+    """What a worker needs to know of its run; everything but the images and what they are scored by."""
 
     name: str
     config: dict[str, Any]
     run_id: str
     tracking_uri: str
+    checkpoints: str  # folder of the run's checkpoints
+    checkpoint_every: int  # epochs
+    stop_file: str  # where a file appears when the sweep is interrupted
 
 
 def run_trial(
@@ -62,25 +67,40 @@ def _image_set(pixels: NDArray[np.uint8], about: dict[str, str]) -> ImageSet:
 def _train(task: Task, data: ImageSet, reference: Reference, assessment: Assessment) -> Outcome:
     torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
     config = RunConfig(**task.config)
-    last_report = 0.0
+    checkpoints = CheckpointFolder(Path(task.checkpoints), config)
+    job = Job(task.name, config, data, reference, assessment, checkpoints, task.checkpoint_every)
+    with checkpoints.locked():
+        tracker = MlflowTracker(task.tracking_uri, task.run_id, config, data, task.name)
+        return run(job, tracker, _Reporter(config.epochs, Path(task.stop_file)))
 
-    def report(progress: Progress) -> None:
-        nonlocal last_report
-        if progress.epoch == config.epochs or time.monotonic() - last_report >= REPORT_INTERVAL:
-            last_report = time.monotonic()
+
+class _Reporter:
+    """Tells the driver what a run tells its observer."""
+
+    def __init__(self, epochs: int, stop_file: Path) -> None:
+        self._epochs = epochs
+        self._stop_file = stop_file
+        self._last_report = 0.0
+
+    def update(self, progress: Progress) -> None:
+        if progress.epoch == self._epochs or time.monotonic() - self._last_report >= REPORT_INTERVAL:
+            self._last_report = time.monotonic()
             tune.report({"progress": dataclasses.asdict(progress)})
 
-    tracker = MlflowTracker(task.tracking_uri, task.run_id, config, data, task.name)
-    return run(task.name, config, data, tracker, report, reference, assessment)
+    def say(self, text: str) -> None:
+        tune.report({"said": text})
+
+    def should_stop(self) -> bool:
+        return self._stop_file.exists()
 
 
 class Listener(tune.Callback):
-    """Hears, in the driver, what the workers report: for the live view, and why runs have failed."""
+    """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
 
-    def __init__(self, view: LiveView) -> None:
-        """`view` is told of every epoch and of every end."""
+    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
+        """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
         self.view = view
-        self.reasons: dict[str, str] = {}
+        self.outcomes = outcomes
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves its callbacks so as to restore an experiment, which is not how we resume."""
@@ -92,15 +112,21 @@ class Listener(tune.Callback):
         """A worker has reported an epoch, or the end of its run."""
         if "progress" in result:
             self.view.update(Progress(**result["progress"]))
+        elif "said" in result:
+            self.view.say(trial.config["task"]["name"], result["said"])
         elif "status" in result:
             self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A worker died, and Tune gives the run to another one."""
+        self.view.say(trial.config["task"]["name"], f"{WORKER_DIED}; trying again")
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died: what breaks in a run is told as its outcome, not as an error."""
-        self._end(trial, Outcome("FAILED", WORKER_DIED))
+        """A worker died, once too often: what breaks in a run is told as its outcome, not as an error."""
+        times = f", {trial.num_failures} times" if trial.num_failures > 1 else ""
+        self._end(trial, Outcome("FAILED", WORKER_DIED + times))
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         name = trial.config["task"]["name"]
-        if outcome.reason:
-            self.reasons[name] = outcome.reason
+        self.outcomes[name] = outcome
         self.view.end(name, *outcome)

@@ -175,7 +175,7 @@ def log(number):
     run_id = create_run(MlflowClient({uri!r}), {experiment!r}, str(number), config)
     tracker = MlflowTracker({uri!r}, run_id, config, data, str(number))
     for epoch in range(1, {epochs} + 1):
-        tracker.log(EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1, G))
+        tracker.log(EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1))
         time.sleep(0.05)
     tracker.close("FINISHED")
 """
@@ -207,7 +207,7 @@ def test_metrics_of_many_quick_epochs_go_in_few_writes(uri, rows, small):
     one = np.ones(1, np.float32)
     started = time.monotonic()
     for epoch in range(1, 1001):
-        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0, G))
+        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0))
     assert time.monotonic() - started < 1
     tracker.close("FINISHED")
     assert rows("SELECT count(*), max(step) FROM metrics") == [(1000 * len(METRICS), 1000)]

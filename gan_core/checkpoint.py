@@ -1,0 +1,210 @@
+"""A run's whole state on disk: what its training goes on from, and all that was told of it so far.
+
+A file holds a digest, then safetensors with JSON among its metadata: nothing in it is executed to read it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gan_core.atomic import write_atomically
+from gan_core.config import RunConfig
+from gan_core.errors import UserError
+from gan_core.events import EpochEnd, Evaluated, Samples, TrainState, Yardstick
+from gan_core.quality.scores import Evaluation
+
+FORMAT = "gan-grid checkpoint"
+VERSION = 1
+KEPT = 2  # so that there is one before a damaged one
+SUFFIX = ".checkpoint"
+LOCK_PATIENCE = 60.0  # seconds for the process that trained the run before to be gone
+
+Told = Yardstick | Samples | EpochEnd | Evaluated
+
+
+class Entry(NamedTuple):
+    """An event, and when it was: milliseconds since 1970."""
+
+    event: Told
+    at: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A run after an epoch: its state, and its events up to that epoch's EpochEnd, in order."""
+
+    state: TrainState
+    told: list[Entry]
+
+    @property
+    def ends(self) -> list[EpochEnd]:
+        """The epochs so far."""
+        return [entry.event for entry in self.told if isinstance(entry.event, EpochEnd)]
+
+
+class DamagedError(Exception):
+    """A file is no whole checkpoint."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, the last few; and the lock that says who trains it."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        """Nothing is written yet. `config`: the run's; a checkpoint of another is refused."""
+        self.folder = folder
+        self.config = config
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one process that trains the run; a lock ends with its process. Raises UserError if taken."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / "lock", timeout=LOCK_PATIENCE):
+                yield
+        except Timeout as error:
+            raise UserError(f"another process trains this run: {self.folder / 'lock'} is held") from error
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write it beside, then rename; then remove all but the last KEPT. Raises OSError."""
+        content = encode(checkpoint, self.config)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}", content)
+        self.prune(KEPT)
+
+    def prune(self, kept: int) -> None:
+        """Remove all but the last so many."""
+        for old in self._files()[kept:]:
+            old.unlink(missing_ok=True)
+
+    def load(self, say: Callable[[str], object]) -> Checkpoint | None:
+        """The newest whole one; None if there is none. What is damaged is passed over, and said.
+
+        Raises UserError for a checkpoint of another config or of a newer version of this program.
+        """
+        for path in self._files():
+            try:
+                return decode(path.read_bytes(), self.config, str(path))
+            except (DamagedError, OSError) as error:
+                say(f"the checkpoint {path.name} cannot be used ({error}): going back to the one before it")
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
+
+
+def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
+    """The checkpoint of a run of `config` as the content of a file."""
+    ends = checkpoint.ends
+    samples = [entry.event.images for entry in checkpoint.told if isinstance(entry.event, Samples)]
+    tensors = {
+        **{f"weights.{name}": tensor for name, tensor in checkpoint.state.weights.items()},
+        **{f"optimizers.{name}": tensor for name, tensor in checkpoint.state.optimizers.items()},
+    }
+    if ends:
+        tensors["figures"] = torch.from_numpy(np.stack([_figures(end) for end in ends]))
+        tensors["seconds"] = torch.tensor([end.seconds for end in ends], dtype=torch.float64)
+    if samples:
+        tensors["samples"] = torch.stack(samples)
+    about = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "config_hash": config.config_hash,
+        "config": json.dumps(dataclasses.asdict(config)),
+        "epoch": str(checkpoint.state.epoch),
+        "images": str(ends[0].images if ends else 0),
+        "told": json.dumps([[*_kind(entry.event), entry.at] for entry in checkpoint.told]),
+    }
+    body = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about)
+    return f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode() + body
+
+
+def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
+    """The checkpoint that `encode` wrote for a run of `config`; `name` is for what is said of it.
+
+    Raises DamagedError if it is not whole, UserError if it is of another config or a newer version.
+    """
+    head, _, body = content.partition(b"\n")
+    if head != f"sha256 {hashlib.sha256(body).hexdigest()}".encode():
+        raise DamagedError("it is not whole")
+    try:
+        about = _metadata(body)
+        if about.get("format") != FORMAT:
+            raise DamagedError("it is no checkpoint")
+        if int(about["version"]) > VERSION:
+            raise UserError(
+                f"the checkpoint {name} was written by a newer version of this program (format "
+                f"{about['version']}, this one knows {VERSION}): update it, or start anew with --again"
+            )
+        if about["config_hash"] != config.config_hash:
+            raise UserError(
+                f"the checkpoint {name} is of another config ({about['config']}): remove it or start anew"
+            )
+        tensors = load(body)
+        state = TrainState(int(about["epoch"]), _part("weights.", tensors), _part("optimizers.", tensors))
+        return Checkpoint(state, list(_told(json.loads(about["told"]), int(about["images"]), tensors)))
+    except (SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise DamagedError(f"it cannot be understood: {type(error).__name__}") from error
+
+
+def _metadata(body: bytes) -> dict[str, str]:
+    length = int.from_bytes(body[:8], "little")
+    if length > len(body) - 8:
+        raise DamagedError("it is not whole")
+    about: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
+    return about
+
+
+def _figures(end: EpochEnd) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.stack([end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores])
+
+
+def _kind(event: Told) -> tuple[str, Any]:
+    match event:
+        case Yardstick():
+            return "yardstick", dataclasses.asdict(event)
+        case Samples(epoch):
+            return "samples", epoch
+        case EpochEnd():
+            return "epoch", event.epoch
+        case Evaluated(epoch, evaluation, seconds):
+            shares = evaluation.class_shares.tolist()
+            return "evaluated", {
+                "epoch": epoch, "scores": evaluation.scores, "shares": shares, "seconds": seconds,
+            }  # fmt: skip
+
+
+def _told(entries: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) -> Iterator[Entry]:
+    sheets = iter(tensors.get("samples", ()))
+    figures = iter(tensors["figures"].numpy() if "figures" in tensors else ())
+    seconds = iter(tensors["seconds"].tolist() if "seconds" in tensors else ())
+    event: Told
+    for kind, value, at in entries:
+        match kind:
+            case "yardstick":
+                event = Yardstick(**value)
+            case "samples":
+                event = Samples(value, next(sheets))
+            case "epoch":
+                D_losses, G_losses, real_scores, fake_scores = next(figures)
+                event = EpochEnd(value, D_losses, G_losses, real_scores, fake_scores, images, next(seconds))
+            case "evaluated":
+                evaluation = Evaluation(value["scores"], np.array(value["shares"]))
+                event = Evaluated(value["epoch"], evaluation, value["seconds"])
+            case _:
+                raise DamagedError(f"it tells of {kind!r}")
+        yield Entry(event, at)
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

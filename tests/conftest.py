@@ -105,3 +105,27 @@ def at_once(command):
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
     return run
+
+
+class Watcher:
+    """Watches a run, and keeps what it was told."""
+
+    def __init__(self, on_epoch=lambda progress: None, stop_after=None):
+        self.on_epoch, self.stop_after = on_epoch, stop_after
+        self.seen, self.said = [], []
+
+    def update(self, progress):
+        self.seen.append(progress)
+        self.on_epoch(progress)
+
+    def say(self, text):
+        self.said.append(text)
+
+    def should_stop(self):
+        return bool(self.seen) and self.seen[-1].epoch == self.stop_after
+
+
+@pytest.fixture
+def watcher():
+    """The class of what watches a run in a test."""
+    return Watcher

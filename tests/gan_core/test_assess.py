@@ -19,7 +19,7 @@ from gan_core.optimizers import OPTIMIZERS
 from gan_core.quality.evaluate import evaluate
 from gan_core.quality.health import Diagnosis
 from gan_core.quality.scores import QUICK_SCORES, SCORES
-from gan_core.run import run
+from gan_core.run import Job, run
 from gan_core.store import prepare_store
 from gan_core.tracking import MlflowTracker, create_run
 from gan_core.trainer import fixed_noise, generate, train
@@ -49,13 +49,12 @@ def events(digits, digits_reference):
 
 
 @pytest.fixture
-def tracked(uri, digits, digits_reference):
+def tracked(uri, digits, digits_reference, watcher):
     def log(config, **settings):
         run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", config)
         tracker = MlflowTracker(uri, run_id, config, digits, "a")
-        return run_id, run(
-            "a", config, digits, tracker, lambda _: None, digits_reference, Assessment(**settings)
-        )
+        job = Job("a", config, digits, digits_reference, Assessment(**settings))
+        return run_id, run(job, tracker, watcher())
 
     return log
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from gan_core.assess import Assessment
+from gan_core.assessment import Assessment
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
 from gan_core.events import EpochEnd
 from gan_core.generator_file import load_generator
 from gan_core.mlflow_client import MlflowClient
-from gan_core.models import build_models
 from gan_core.quality.scores import SCORES
-from gan_core.run import Outcome, run
+from gan_core.run import Job, Outcome, run
 from gan_core.store import prepare_store
 from gan_core.tracking import MlflowTracker, create_run
 
@@ -29,7 +28,6 @@ METRICS = {
 }  # fmt: skip
 AT_THE_END = {*SCORES, "time/evaluation_seconds"}
 POINTS = 6 * len(METRICS) + len(AT_THE_END)  # of a whole run of CONFIG
-G = build_models(CONFIG)[0]
 
 
 @pytest.fixture
@@ -38,9 +36,10 @@ def small(digits):
 
 
 @pytest.fixture
-def run_tracked(digits_reference):
+def run_tracked(digits_reference, watcher):
     def really_run(config, data, tracker, on_epoch=lambda progress: None):
-        return run("adam_z5_s0", config, data, tracker, on_epoch, digits_reference, Assessment())
+        job = Job("adam_z5_s0", config, data, digits_reference, Assessment())
+        return run(job, tracker, watcher(on_epoch))
 
     return really_run
 
@@ -166,16 +165,15 @@ from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.events import EpochEnd
 from gan_core.mlflow_client import MlflowClient
-from gan_core.models import build_models
 from gan_core.tracking import MlflowTracker, create_run
 config, data = RunConfig(dataset="digits"), load_images("digits")
 one = np.full(4, 0.5, np.float32)
-G = build_models(config)[0]
 def log(number):
     run_id = create_run(MlflowClient({uri!r}), {experiment!r}, str(number), config)
     tracker = MlflowTracker({uri!r}, run_id, config, data, str(number))
     for epoch in range(1, {epochs} + 1):
-        tracker.log(EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1))
+        end = EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1)
+        tracker.log(end, time.time_ns() // 1_000_000)
         time.sleep(0.05)
     tracker.close("FINISHED")
 """
@@ -207,7 +205,7 @@ def test_metrics_of_many_quick_epochs_go_in_few_writes(uri, rows, small):
     one = np.ones(1, np.float32)
     started = time.monotonic()
     for epoch in range(1, 1001):
-        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0))
+        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0), epoch)
     assert time.monotonic() - started < 1
     tracker.close("FINISHED")
     assert rows("SELECT count(*), max(step) FROM metrics") == [(1000 * len(METRICS), 1000)]

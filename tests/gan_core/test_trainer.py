@@ -7,10 +7,10 @@ from torch import nn
 
 from gan_core.config import RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
-from gan_core.events import EpochEnd, Samples, Trained
+from gan_core.events import EpochEnd, Reached, Samples, Trained
 from gan_core.models import build_models
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.trainer import fixed_noise, generate, image_order, noise, sample_epochs, train
+from gan_core.trainer import PlainStep, fixed_noise, generate, image_order, noise, sample_epochs, train
 
 
 def tiny(**settings):
@@ -99,9 +99,9 @@ def test_events_come_in_order():
     events = list(train(tiny(epochs=3), images_of(40)))
     assert [(type(event), getattr(event, "epoch", None)) for event in events] == [
         (Samples, 0),
-        (EpochEnd, 1), (Samples, 1),
-        (EpochEnd, 2), (Samples, 2),
-        (EpochEnd, 3), (Samples, 3),
+        (EpochEnd, 1), (Reached, None), (Samples, 1),
+        (EpochEnd, 2), (Reached, None), (Samples, 2),
+        (EpochEnd, 3), (Reached, None), (Samples, 3),
         (Trained, None),
     ]  # fmt: skip
     for end in of_kind(events, EpochEnd):
@@ -258,3 +258,42 @@ def test_to_stop_iterating_stops_the_training():
     assert isinstance(next(run), Samples)
     assert isinstance(next(run), EpochEnd)
     run.close()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_goes_on_from_any_epoch_as_if_unbroken(optimizer):
+    config, images = tiny(optimizer=optimizer, epochs=5), images_of(40)
+    unbroken = list(train(config, images))
+    states = []
+    for event in train(config, images):
+        if isinstance(event, Reached):
+            states.append(event.state())
+    assert [state.epoch for state in states] == [1, 2, 3, 4, 5]
+    for state in states:
+        rest = list(train(config, images, state))
+        assert [type(event) for event in rest] == [type(event) for event in unbroken[-len(rest) :]]
+        assert torch.equal(weights(rest[-1].generator), weights(unbroken[-1].generator))
+        later = of_kind(unbroken, EpochEnd)[state.epoch :]
+        for ours, theirs in zip(of_kind(rest, EpochEnd), later, strict=True):
+            assert np.array_equal(ours.discriminator_losses, theirs.discriminator_losses)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_plain_step_goes_on_as_well(optimizer):
+    config, images = tiny(optimizer=optimizer), images_of(40)
+
+    def epoch(step, number):
+        step.epoch(images, image_order(0, number, 40).split(16), noise(config, number))
+
+    G, D = build_models(config)
+    step = PlainStep(config, G, D)
+    epoch(step, 1)
+    again_G, again_D = build_models(config)
+    again_G.load_state_dict(G.state_dict())
+    again_D.load_state_dict(D.state_dict())
+    again = PlainStep(config, again_G, again_D)
+    again.load_optimizer_state(step.optimizer_state())
+    for one in (step, again):
+        epoch(one, 2)
+    assert torch.equal(weights(G), weights(again_G))
+    assert torch.equal(weights(D), weights(again_D))

@@ -6,8 +6,9 @@ A file holds a digest, then safetensors with JSON among its metadata: nothing in
 import dataclasses
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,21 +84,35 @@ class CheckpointFolder:
         self.prune(KEPT)
 
     def prune(self, kept: int) -> None:
-        """Remove all but the last so many."""
-        for old in self._files()[kept:]:
+        """Remove all but the last so many, and what a kill in the middle of a write has left."""
+        for old in [*self._files()[kept:], *self.folder.glob(f".*{SUFFIX}.*")]:
             old.unlink(missing_ok=True)
 
     def load(self, say: Callable[[str], object]) -> Checkpoint | None:
-        """The newest whole one; None if there is none. What is damaged is passed over, and said.
+        """The newest that is whole and not beyond the config's epochs; None if there is none.
 
-        Raises UserError for a checkpoint of another config or of a newer version of this program.
+        What is damaged is said and removed: it would count as one of those kept. Raises UserError for a
+        checkpoint of another config or of a newer version of this program.
         """
         for path in self._files():
             try:
-                return decode(path.read_bytes(), self.config, str(path))
+                checkpoint = decode(path.read_bytes(), self.config, str(path))
             except (DamagedError, OSError) as error:
                 say(f"the checkpoint {path.name} cannot be used ({error}): going back to the one before it")
+            else:
+                if checkpoint.state.epoch <= self.config.epochs:
+                    return checkpoint
+            with suppress(OSError):
+                path.unlink()
         return None
+
+    def take_over(self, other: Path) -> None:
+        """Where there is none yet, take those of the run whose folder is `other`. Raises OSError."""
+        if self._files():
+            return
+        for path in sorted(other.glob(f"*{SUFFIX}")):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / path.name, path.read_bytes())
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
@@ -139,7 +154,7 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
         raise DamagedError("it is not whole")
     try:
         about = _metadata(body)
-        if about.get("format") != FORMAT:
+        if about["format"] != FORMAT:
             raise DamagedError("it is no checkpoint")
         if int(about["version"]) > VERSION:
             raise UserError(
@@ -152,16 +167,21 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
             )
         tensors = load(body)
         state = TrainState(int(about["epoch"]), _part("weights.", tensors), _part("optimizers.", tensors))
-        return Checkpoint(state, list(_told(json.loads(about["told"]), int(about["images"]), tensors)))
-    except (SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
+        told = list(_told(json.loads(about["told"]), int(about["images"]), tensors))
+    except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"it cannot be understood: {type(error).__name__}") from error
+    checkpoint = Checkpoint(state, told)
+    epochs = [end.epoch for end in checkpoint.ends]
+    if state.epoch != len(epochs) or epochs != list(range(1, len(epochs) + 1)):
+        raise DamagedError(f"it does not tell of each of its {state.epoch} epochs")
+    return checkpoint
 
 
-def _metadata(body: bytes) -> dict[str, str]:
+def _metadata(body: bytes) -> Mapping[str, str]:
     length = int.from_bytes(body[:8], "little")
     if length > len(body) - 8:
         raise DamagedError("it is not whole")
-    about: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
+    about: Mapping[str, str] = json.loads(body[8 : 8 + length])["__metadata__"]
     return about
 
 
@@ -185,19 +205,21 @@ def _kind(event: Told) -> tuple[str, Any]:
 
 
 def _told(entries: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) -> Iterator[Entry]:
-    sheets = iter(tensors.get("samples", ()))
-    figures = iter(tensors["figures"].numpy() if "figures" in tensors else ())
-    seconds = iter(tensors["seconds"].tolist() if "seconds" in tensors else ())
+    sheets = deque(tensors.get("samples", ()))
+    figures = deque(tensors["figures"].numpy() if "figures" in tensors else ())
+    seconds = deque(tensors["seconds"].tolist() if "seconds" in tensors else ())
     event: Told
     for kind, value, at in entries:
         match kind:
             case "yardstick":
                 event = Yardstick(**value)
             case "samples":
-                event = Samples(value, next(sheets))
+                event = Samples(value, sheets.popleft())
             case "epoch":
-                D_losses, G_losses, real_scores, fake_scores = next(figures)
-                event = EpochEnd(value, D_losses, G_losses, real_scores, fake_scores, images, next(seconds))
+                D_losses, G_losses, real_scores, fake_scores = figures.popleft()
+                event = EpochEnd(
+                    value, D_losses, G_losses, real_scores, fake_scores, images, seconds.popleft()
+                )
             case "evaluated":
                 evaluation = Evaluation(value["scores"], np.array(value["shares"]))
                 event = Evaluated(value["epoch"], evaluation, value["seconds"])

@@ -4,6 +4,7 @@ import shutil
 from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 
@@ -27,10 +28,8 @@ from gan_core.errors import UserError
 from gan_core.live import LiveView, Progress
 from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Job, Tracker, run
-from gan_core.run_folder import RunFolder
+from gan_core.run_folder import CHECKPOINTS, RunFolder, check_output
 from gan_core.trainer import require_device
-
-CHECKPOINTS = "checkpoint"  # in an output folder, until the run has finished
 
 
 def main() -> int:
@@ -101,14 +100,22 @@ def _parser() -> OneLineParser:
 def _into_folder(args: Namespace, name: str, config: RunConfig, lock: ExitStack) -> tuple[Job, Tracker, str]:
     """All that can be wrong is found before anything is written."""
     data, reference = _load(args, config)
-    folder = RunFolder(args.output, config, name)
+    check_output(args.output, config)
     checkpoints = CheckpointFolder(args.output / CHECKPOINTS, config)
-    lock.enter_context(checkpoints.locked())
+    try:
+        lock.enter_context(checkpoints.locked())
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {args.output}: {error}") from error
+    folder = RunFolder(args.output, config, name)  # only now: another process might have been writing there
+    if args.again:
+        checkpoints.prune(0)
     return _job(args, name, data, reference, checkpoints), folder, str(args.output)
 
 
 def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) -> tuple[Job, Tracker, str]:
     # MLflow takes a second to import; a run into a folder does without it.
+    from mlflow.exceptions import MlflowException
+
     from gan_core import store, tracking, unfinished
     from gan_core.mlflow_client import MlflowClient
 
@@ -117,13 +124,26 @@ def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) 
     experiment = check_name("--experiment", args.experiment)
     data, reference = _load(args, config)
     experiment_id = store.prepare_store(uri, experiment)
-    client, root = MlflowClient(uri), store.checkpoint_dir(args.checkpoint_dir, uri)
-    unfinished.settle_stale(client, experiment_id, root)
-    cut_off = None if args.again else unfinished.find_cut_off(client, experiment_id, name, config)
-    run_id = cut_off or tracking.create_run(client, experiment_id, name, config)
-    client.set_tag(run_id, unfinished.LOCK_TAG, f"{run_id}/lock")
-    checkpoints = CheckpointFolder(root / run_id, config)
-    lock.enter_context(checkpoints.locked())
+    root = store.checkpoint_dir(args.checkpoint_dir, uri)
+    try:
+        client = MlflowClient(uri)
+        unfinished.settle_stale(client, experiment_id, root)
+        found = None if args.again else unfinished.find_cut_off(client, experiment_id, name, config)
+        known = unfinished.lock_in(root, found.data.tags.get(unfinished.LOCK_TAG)) if found else None
+        lock_file = known or f"{uuid4().hex}/lock"
+        checkpoints = CheckpointFolder((root / lock_file).parent, config)
+        # Before the run is in the store: there is no moment in which it lives and has no lock.
+        lock.enter_context(checkpoints.locked())
+        tag = unfinished.lock_tag(root, lock_file)
+        if found:
+            run_id = found.info.run_id
+            client.set_tag(run_id, unfinished.LOCK_TAG, tag)
+        else:
+            run_id = tracking.create_run(client, experiment_id, name, config, {unfinished.LOCK_TAG: tag})
+    except MlflowException as error:
+        raise UserError(f"cannot use the store {store.redact(uri)}: {store.brief(error, uri)}") from error
+    except OSError as error:
+        raise UserError(f"cannot keep checkpoints in {root}: {error}") from error
     job = _job(args, name, data, reference, checkpoints)
     return job, tracking.MlflowTracker(uri, run_id, config, data, name), store.redact(uri)
 

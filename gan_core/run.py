@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ from gan_core.assessment import Assessment
 from gan_core.checkpoint import Checkpoint, CheckpointFolder, Entry, Told
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
-from gan_core.errors import TrackingError
+from gan_core.errors import TrackingError, UserError
 from gan_core.events import EpochEnd, Event, Reached, TrainState
 from gan_core.live import Progress
 from gan_core.quality.health import Diagnosis
@@ -75,7 +76,8 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     """Train from the last checkpoint, evaluate, keep the record, and say how it ended.
 
     A run that breaks is an outcome, not an exception: its reason and traceback go into the record. An
-    interruption (KeyboardInterrupt) closes the record as KILLED, its checkpoint kept, and is raised again.
+    interruption (KeyboardInterrupt) closes the record as KILLED, its checkpoint kept, and is raised again; so
+    is a UserError, with the record closed as FAILED.
     """
     health = ""
     keeper = _Keeper(job)
@@ -90,13 +92,21 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
                 keeper.save()
                 return _close(tracker, Outcome("KILLED", "interrupted", health))
     except TrackingError as error:
+        with suppress(TrackingError, OSError):
+            tracker.close("FAILED")
         return Outcome("FAILED", str(error), health)
+    except UserError as error:
+        _close(tracker, Outcome("FAILED", str(error), health))
+        raise
     except Exception as error:
         trace = "".join(traceback.format_exc().splitlines(keepends=True)[-TRACEBACK_LINES:])
         return _close(tracker, Outcome("FAILED", f"{type(error).__name__}: {error}", health), trace)
     except BaseException:
-        keeper.save()
-        tracker.close("KILLED", "interrupted")
+        # The next start of any command sees that the process is gone, whatever cannot be written here.
+        with suppress(OSError):
+            keeper.save()
+        with suppress(TrackingError, OSError):
+            tracker.close("KILLED", "interrupted")
         raise
     outcome = _close(tracker, Outcome("FINISHED", health=health))
     if job.checkpoints and outcome.status == "FINISHED":
@@ -112,6 +122,7 @@ class _Keeper:
         self._told: list[Entry] = []
         self._snapshot: tuple[TrainState, int] | None = None  # and how many entries of _told are before it
         self._snapshot_at = time.monotonic()
+        self._epoch = 0  # the last that has ended
         self._saved = 0  # epoch
         self.resumed = 0  # after which epoch the training goes on
 
@@ -119,8 +130,8 @@ class _Keeper:
         """Every event of the run with its time, those before the checkpoint as they were told then."""
         job, resume = self._job, None
         if job.checkpoints and (checkpoint := job.checkpoints.load(observer.say)):
-            self._told, self._saved = checkpoint.told, checkpoint.state.epoch
-            self.resumed = self._saved
+            self._told = checkpoint.told
+            self.resumed = self._saved = self._epoch = checkpoint.state.epoch
             resume = checkpoint.state, checkpoint.ends
             observer.say(f"goes on after epoch {self.resumed}")
             yield from list(self._told)
@@ -128,6 +139,8 @@ class _Keeper:
             at = time.time_ns() // 1_000_000
             if isinstance(event, Told):
                 self._told.append(Entry(event, at))
+            if isinstance(event, EpochEnd):
+                self._epoch = event.epoch
             elif isinstance(event, Reached):
                 self._reached(event)
             yield event, at
@@ -140,20 +153,19 @@ class _Keeper:
             self._saved = state.epoch
 
     def _reached(self, event: Reached) -> None:
-        epoch = len([0 for entry in self._told if isinstance(entry.event, EpochEnd)])
-        last = epoch == self._job.config.epochs
+        last = self._epoch == self._job.config.epochs
         if not last and time.monotonic() - self._snapshot_at < SNAPSHOT_INTERVAL:
             return
         self._snapshot, self._snapshot_at = (event.state(), len(self._told)), time.monotonic()
-        if last or epoch - self._saved >= self._job.checkpoint_every:
+        if last or self._epoch - self._saved >= self._job.checkpoint_every:
             self.save()
 
 
 def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
     try:
         tracker.close(outcome.status, outcome.reason, trace)
-    except TrackingError as error:
-        return Outcome("UNLOGGED", str(error), outcome.health)
+    except (TrackingError, OSError) as error:
+        return Outcome("UNLOGGED", "; ".join(filter(None, [outcome.reason, str(error)])), outcome.health)
     return outcome
 
 

@@ -18,6 +18,7 @@ from gan_core.plots import plot_losses, sample_sheet
 from gan_core.quality.health import Diagnosis
 
 QUALITY_FILE = "quality.json"
+CHECKPOINTS = "checkpoint"  # a folder among a run's files, until it has finished
 
 
 class RunFolder:
@@ -32,15 +33,14 @@ class RunFolder:
 
         Raises UserError if something else is in it or it cannot be written.
         """
-        settings = {**dataclasses.asdict(config), "config_hash": config.config_hash}
+        check_output(folder, config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()) and not _was_cut_off(folder, settings):
-                raise UserError(f"the output folder {folder} is not empty: choose another")
+            # First, and so the sign by which a run that is cut off right after is known.
+            write_atomically(folder / "config.json", json.dumps(_settings(config), indent=2).encode())
             (folder / "samples").mkdir(exist_ok=True)
             for name in ("metrics.csv", "status.json"):  # told again, from the first epoch on
                 (folder / name).unlink(missing_ok=True)
-            write_atomically(folder / "config.json", json.dumps(settings, indent=2).encode())
         except OSError as error:
             raise UserError(f"cannot write to the output folder {folder}: {error}") from error
         self.folder = folder
@@ -111,6 +111,24 @@ class RunFolder:
 
     def _write_quality(self) -> None:
         write_atomically(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
+
+
+def check_output(folder: Path, config: RunConfig) -> None:
+    """Raise UserError unless `folder` is new, empty, or has an unfinished run of `config` in it."""
+    try:
+        # A run that is killed at its very beginning leaves its checkpoints' folder, or a file half written.
+        taken = folder.exists() and any(
+            path.name != CHECKPOINTS and not path.name.startswith(".config.json.")
+            for path in folder.iterdir()
+        )
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {folder}: {error}") from error
+    if taken and not _was_cut_off(folder, _settings(config)):
+        raise UserError(f"the output folder {folder} is not empty: choose another")
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    return {**dataclasses.asdict(config), "config_hash": config.config_hash}
 
 
 def _was_cut_off(folder: Path, settings: dict[str, Any]) -> bool:

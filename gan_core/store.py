@@ -4,12 +4,13 @@ MLflow is imported where it is needed: it takes a second, and most mistakes are 
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from filelock import FileLock
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 DATABASES = ("postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT = 10  # seconds
+SECRET = re.compile(r"(\w*(?:pass|pwd|token|secret)\w*)=([^&]*)", re.IGNORECASE)  # in a URI's query
 
 
 def resolve_uri(given: str | None) -> str:
@@ -30,6 +32,10 @@ def resolve_uri(given: str | None) -> str:
     have another. Raises UserError for a kind of store that cannot be used.
     """
     text = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise UserError(f"the store's address cannot be understood: {error}") from error
     scheme = text.split(":", 1)[0].split("+")[0] if ":" in text else ""
     if scheme in ("http", "https", *DATABASES):
         return text
@@ -37,7 +43,7 @@ def resolve_uri(given: str | None) -> str:
         path = text.partition(":///")[2].partition("?")[0]
         if path in ("", ":memory:"):
             raise UserError(f"the store {text} names no file; give sqlite:////absolute/path.db")
-    elif scheme in ("", "file") or Path(text).suffix == ".db":
+    elif scheme in ("", "file") or (Path(text).suffix == ".db" and "://" not in text):
         path = unquote(text.removeprefix("file://").removeprefix("file:"))
         if Path(path).is_dir() or not Path(path).suffix:
             raise UserError(
@@ -53,12 +59,25 @@ def resolve_uri(given: str | None) -> str:
 
 
 def redact(uri: str) -> str:
-    """The URI without its password, fit to be shown or logged."""
+    """The URI without its passwords, fit to be shown or logged."""
+    password = urlsplit(uri).password
+    shown = uri.replace(f":{password}@", ":***@", 1) if password else uri
+    address, mark, query = shown.partition("?")
+    return address + mark + SECRET.sub(r"\1=***", query)
+
+
+def brief(error: BaseException, uri: str) -> str:
+    """The error's first line, shortened, with the store's passwords taken out: it may quote the URI."""
+    return hide_secrets((str(error) or type(error).__name__).splitlines()[0], uri)[:300]
+
+
+def hide_secrets(text: str, uri: str) -> str:
+    """The text without the passwords of the URI, as they stand there and decoded."""
     parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+    for word in (parts.password or "", *(found[2] for found in SECRET.finditer(parts.query))):
+        for secret in {word, unquote(word), unquote_plus(word)} - {""}:
+            text = text.replace(secret, "***")
+    return text
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -85,7 +104,7 @@ def check_store(uri: str) -> None:
             try:
                 MlflowClient(uri).search_experiments(max_results=1)
             except Exception as error:
-                raise UserError(f"cannot use the store {redact(uri)}: {_brief(error, uri)}") from error
+                raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
     elif _is_new(file):
         folder = next(folder for folder in file.parents if folder.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -116,7 +135,13 @@ def prepare_store(uri: str, experiment: str) -> str:
                     database.execute("PRAGMA journal_mode=WAL")
         return _find_or_create_experiment(MlflowClient(uri), experiment, _artifact_root(file, uri))
     except (OSError, sqlite3.Error, MlflowException) as error:
-        raise UserError(f"cannot make the store {redact(uri)} ready: {_brief(error, uri)}") from error
+        raise UserError(f"cannot make the store {redact(uri)} ready: {brief(error, uri)}") from error
+
+
+def is_new(uri: str) -> bool:
+    """Whether the store is an SQLite file that is yet to be made."""
+    file = sqlite_file(uri)
+    return file is not None and _is_new(file)
 
 
 def _is_new(file: Path) -> bool:
@@ -204,10 +229,3 @@ def _impatient() -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _brief(error: Exception, uri: str) -> str:
-    """The error's first line, shortened, with the store's password taken out."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    password = urlsplit(uri).password
-    return (line.replace(password, "***") if password else line)[:300]

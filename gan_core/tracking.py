@@ -7,16 +7,17 @@ import re
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
+from uuid import uuid4
 
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 from PIL import Image
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
@@ -28,11 +29,13 @@ from gan_core.generator_file import GENERATOR_FILE
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.health import Diagnosis
 from gan_core.run_folder import QUALITY_FILE, RunFolder, sheet_name
+from gan_core.store import brief
 
 WRITE_INTERVAL = 5.0  # seconds between two writes to the store: each costs as much as 10 training steps
-PATIENCE = 60.0  # seconds after the training's end to go on trying a store that takes nothing
-FILES_A_SLIDE = 2  # MLflow keeps an image of the slider, and a small copy beside it
-HASTE = 5.0  # the same where somebody waits for the run to end
+SLIDES = "images"  # MLflow's folder of the image slider
+SLIDE = (".png", "+compressed.webp")  # a step of it is an image, and a small copy
+SMALL_SLIDE = (256, 256)  # pixels at most
+HASTE = 5.0  # seconds: the most patience where somebody waits for the run to end
 LASTING_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
 
@@ -44,14 +47,17 @@ class MlflowTracker:
     logged already is left out: an event is known by its epoch.
     """
 
+    patience = 60.0  # seconds that `close` goes on trying a store that takes nothing
+
     def __init__(self, tracking_uri: str, run_id: str, config: RunConfig, data: ImageSet, title: str) -> None:
         """Begin to write: status RUNNING, every setting a param, the image set an input."""
         self._client = MlflowClient(tracking_uri)
+        self._uri = tracking_uri
         self._run_id = run_id
         self._scratch = tempfile.TemporaryDirectory(prefix="gan-run-")
         self._files = RunFolder(Path(self._scratch.name), config, title)
         self._queue: SimpleQueue[tuple[Event, int]] = SimpleQueue()
-        self._there = _Logged(set(), set(), Counter())
+        self._there = _Logged(set(), set(), {})
         self._waiting_since: float | None = None
         self._closing = threading.Event()
         self._give_up_at = math.inf
@@ -82,7 +88,9 @@ class MlflowTracker:
         `reason` becomes the tag failure_reason, `trace` the artifact traceback.txt. Raises TrackingError if
         the store does not take it in time; the run is then as it was.
         """
-        self._give_up_at = time.monotonic() + (HASTE if status == "KILLED" else PATIENCE)
+        self._give_up_at = time.monotonic() + (
+            min(HASTE, self.patience) if status == "KILLED" else self.patience
+        )
         self._closing.set()
         self._thread.join()
         try:
@@ -95,8 +103,10 @@ class MlflowTracker:
                 if (self._files.folder / name).exists():
                     self._upload(name)
             self._persist(lambda: end_run(self._client, self._run_id, status, reason))
+        except TrackingError:
+            raise
         except Exception as error:
-            raise _not_logged(error) from error
+            raise self._not_logged(error) from error
         finally:
             self._scratch.cleanup()
 
@@ -107,7 +117,7 @@ class MlflowTracker:
                 self._write_waiting()
             self._write_waiting()
         except Exception as error:  # handed on to the training thread by log() and close()
-            self._error = _not_logged(error)
+            self._error = self._not_logged(error)
 
     def _begin(self, config: RunConfig, data: ImageSet) -> None:
         params = [Param(name, str(value)) for name, value in dataclasses.asdict(config).items()]
@@ -129,8 +139,10 @@ class MlflowTracker:
             for point in self._client.get_metric_history(self._run_id, name)
         }
         sheets = {file.path for file in self._client.list_artifacts(self._run_id, "samples")}
-        slides = [file.path for file in self._client.list_artifacts(self._run_id, "images")]
-        self._there = _Logged(points, sheets, Counter(_slide_step(path) for path in slides))
+        slides: dict[int, list[str]] = {}
+        for file in self._client.list_artifacts(self._run_id, SLIDES):
+            slides.setdefault(_slide_step(file.path), []).append(file.path)
+        self._there = _Logged(points, sheets, slides)
         if "failure_reason" in run.data.tags:
             self._client.delete_tag(self._run_id, "failure_reason")
 
@@ -179,15 +191,23 @@ class MlflowTracker:
         """As a file under its own name, and as a step of the UI's image slider."""
         if sheet_name(epoch) not in self._there.sheets:
             self._upload(sheet_name(epoch))
-        if self._there.slides[epoch] >= FILES_A_SLIDE:
+        there = self._there.slides.get(epoch, [])
+        if len(there) == len(SLIDE):
             return
+        # MLflow's log_image, tried again after the first of its two files, would give the step another image.
+        stem = f"{SLIDES}/samples+step+{epoch}+timestamp+{at}+{uuid4()}"
+        if there:
+            stem = there[0].removesuffix(SLIDE[0]).removesuffix(SLIDE[1])
         with Image.open(self._files.folder / sheet_name(epoch)) as sheet:
             sheet.load()
-        self._persist(
-            lambda: self._client.log_image(
-                self._run_id, sheet, key="samples", step=epoch, timestamp=at, synchronous=True
-            )
-        )
+        for ending in SLIDE:
+            path = self._files.folder / f"{stem}{ending}"
+            path.parent.mkdir(exist_ok=True)
+            sheet.save(path)
+            self._upload(f"{stem}{ending}")
+            path.unlink()
+            sheet.thumbnail(SMALL_SLIDE)
+        self._tag({MLFLOW_LOGGED_IMAGES: "True"})
 
     def _upload(self, name: str) -> None:
         folder = str(Path(name).parent) if "/" in name else None
@@ -211,6 +231,11 @@ class MlflowTracker:
                 write()
                 self._waiting_since = None
 
+    def _not_logged(self, error: BaseException) -> TrackingError:
+        return TrackingError(
+            f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}"
+        )
+
     def _sleep(self, seconds: float) -> None:
         if self._closing.is_set():
             time.sleep(min(seconds, 1.0))
@@ -223,17 +248,13 @@ class _Logged(NamedTuple):
 
     points: Collection[tuple[str, int]]  # metric and step
     sheets: Collection[str]  # paths
-    slides: Counter[int]  # files of the image slider, by step
+    slides: Mapping[int, list[str]]  # paths of the image slider's files, by step
 
 
 def _slide_step(path: str) -> int:
     """MLflow names an image of the slider <key>+step+<step>+timestamp+…; % stood for + in older versions."""
     found = re.search(r"[+%]step[+%](\d+)[+%]", path)
     return int(found[1]) if found else -1
-
-
-def _not_logged(error: BaseException) -> TrackingError:
-    return TrackingError(f"logging to the store failed: {type(error).__name__}: {error}")
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -1,31 +1,85 @@
 """Runs that were cut off: marked as what they are, and found again to go on."""
 
+import re
 from pathlib import Path
+from typing import Literal
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from mlflow.entities import Run, ViewType
 
+from gan_core.atomic import write_atomically
 from gan_core.config import RunConfig
 from gan_core.mlflow_client import MlflowClient
 from gan_core.tracking import end_run
 
-LOCK_TAG = "run.lock"  # a file's path below the folder of checkpoints, locked while the run or sweep is alive
+LOCK_TAG = "run.lock"  # of a run or sweep: FOLDER/LOCK, which its process holds as long as it lives
 PARENT_TAG = "mlflow.parentRunId"
 UNFINISHED = ("SCHEDULED", "RUNNING")
 GONE = "interrupted: its process is gone"
+# A store's tags are anybody's: nothing but such a file is ever opened for what one of them says.
+LOCK = re.compile(r"([0-9a-f]{32})/(sweep-[0-9a-f]{16}\.lock|[0-9a-f]{32}/lock)")
+IDENTITY = "identity"
+
+
+def lock_tag(checkpoint_dir: Path, lock: str) -> str:
+    """The tag of a run whose process holds the lock file `lock` of `checkpoint_dir`. Raises OSError."""
+    return f"{_identity(checkpoint_dir)}/{lock}"
+
+
+def lock_in(checkpoint_dir: Path, tag: str | None) -> str | None:
+    """The lock file of `checkpoint_dir` that a tag names; None if it is of another folder, or no such tag."""
+    found = LOCK.fullmatch(tag or "")
+    return found[2] if found and found[1] == _read_identity(checkpoint_dir) else None
+
+
+def liveness(checkpoint_dir: Path, tag: str | None) -> Literal["alive", "dead", "unknown"]:
+    """Of the process that holds, or held, a tag's lock; unknown if the lock lies in another folder."""
+    lock = lock_in(checkpoint_dir, tag)
+    if lock is None:
+        return "unknown"
+    return "dead" if is_free(checkpoint_dir / lock) else "alive"
+
+
+def is_free(lock: Path) -> bool:
+    """Whether nobody holds the lock file."""
+    if not lock.exists():
+        return True
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _identity(folder: Path) -> str:
+    """32 hex digits that tell the folder from all others, wherever it is moved or mounted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{IDENTITY}.lock"):
+        if not _read_identity(folder):
+            write_atomically(folder / IDENTITY, uuid4().hex.encode())
+    return _read_identity(folder)
+
+
+def _read_identity(folder: Path) -> str:
+    """Empty if it has none."""
+    try:
+        found = (folder / IDENTITY).read_bytes()
+    except FileNotFoundError:
+        return ""
+    return found.decode() if re.fullmatch(rb"[0-9a-f]{32}", found) else ""
 
 
 def settle_stale(client: MlflowClient, experiment_id: str, checkpoint_dir: Path, ours: str = "") -> list[str]:
     """End as KILLED every run and sweep of the experiment that a dead process left unfinished; their names.
 
     Whether a process is alive is told by its lock, so only runs with their checkpoints in `checkpoint_dir`
-    are looked at: of others nothing is known here. `ours`: a lock that this process holds itself, so nobody
-    else does.
+    are judged: of others nothing is known here. `ours`: the tag of a lock that this process holds itself.
     """
     ended = []
     for run in _unfinished(client, experiment_id):
-        lock = run.data.tags.get(LOCK_TAG)
-        if lock is None or not (ours == str(checkpoint_dir / lock) or is_free(checkpoint_dir / lock)):
+        tag = run.data.tags.get(LOCK_TAG)
+        if tag != ours and liveness(checkpoint_dir, tag) != "dead":
             continue
         for child in children_of(client, experiment_id, run.info.run_id):
             if child.info.status in UNFINISHED:
@@ -36,24 +90,14 @@ def settle_stale(client: MlflowClient, experiment_id: str, checkpoint_dir: Path,
     return ended
 
 
-def find_cut_off(client: MlflowClient, experiment_id: str, name: str, config: RunConfig) -> str | None:
-    """The newest run of this name and config, of no sweep, that was begun and not finished; its id."""
+def find_cut_off(client: MlflowClient, experiment_id: str, name: str, config: RunConfig) -> Run | None:
+    """The newest run of this name and config, of no sweep, if it has not finished."""
     for run in reversed(search(client, experiment_id, f"tags.config_hash = '{config.config_hash}'")):
-        of_sweep, begun = PARENT_TAG in run.data.tags, run.data.params.get("epochs") == str(config.epochs)
-        if run.info.run_name == name and begun and not of_sweep:
-            return str(run.info.run_id) if run.info.status in ("KILLED", "FAILED") else None
+        # One that has no params yet was never begun, and can become any length.
+        as_long = run.data.params.get("epochs", str(config.epochs)) == str(config.epochs)
+        if run.info.run_name == name and as_long and PARENT_TAG not in run.data.tags:
+            return run if run.info.status in ("KILLED", "FAILED") else None
     return None
-
-
-def is_free(lock: Path) -> bool:
-    """Whether the lock file is there and nobody holds it."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except Timeout:
-        return False
 
 
 def children_of(client: MlflowClient, experiment_id: str, parent_id: str) -> list[Run]:

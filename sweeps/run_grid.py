@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = plain_console()
     console.print(describe_plan(plan))
     if args.dry_run:
+        from sweeps.stock import describe_stock, look_up
+
+        console.print(describe_stock(look_up(plan), plan.checkpoint_dir))
         return OK
     return run_sweep(plan, console)
 
@@ -99,7 +102,9 @@ def _parser() -> OneLineParser:
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="an existing Ray cluster to run on (default: this machine)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and what is left of it to do, and stop"
+    )
     return parser
 
 

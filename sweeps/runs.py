@@ -1,7 +1,7 @@
 """The MLflow runs of a sweep: one parent, one child for each cell and seed, and no status that lies."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib import colormaps
@@ -36,7 +36,7 @@ def begin_sweep(
     """The parent run, RUNNING: the one found, or a new one with what all runs have in common as params.
 
     The axes are params of a new one; params cannot change, so tags tell them where a sweep has grown. `lock`:
-    the file, below the checkpoints, that is held while the sweep is alive.
+    the tag of the lock that is held while the sweep is alive.
     """
     grid, common = plan.grid, dataclasses.asdict(plan.runs[0].config)
     axes = {
@@ -79,11 +79,18 @@ def children(client: MlflowClient, sweep: Sweep) -> list[Run]:
     return children_of(client, sweep.experiment_id, sweep.parent_id)
 
 
-def settle(client: MlflowClient, sweep: Sweep, cut_off: str, reasons: dict[str, str]) -> dict[str, str]:
+def settle(
+    client: MlflowClient,
+    sweep: Sweep,
+    cut_off: str,
+    reasons: Mapping[str, str],
+    replaced: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
     """End the children that no worker has ended as `cut_off`, then the parent; each child's status, by id.
 
     To be called when no worker is left: a run is then FINISHED or FAILED by its own word, or was cut off.
-    `reasons`: what is known of the runs that died, by id.
+    `reasons`: what is known of the runs that died, by id. `replaced`: the shorter runs that go when the
+    longer one, by whose id they are given, is FINISHED: all that they have, it has too.
     """
     statuses = {}
     for run in children(client, sweep):
@@ -93,6 +100,10 @@ def settle(client: MlflowClient, sweep: Sweep, cut_off: str, reasons: dict[str, 
             reason = reasons.get(run_id, "interrupted" if cut_off == "KILLED" else "its worker died")
             end_run(client, run_id, status, reason)
         statuses[run_id] = status
+    for run_id, shorter in replaced.items():
+        for one in shorter if statuses.get(run_id) == "FINISHED" else ():
+            client.delete_run(one)
+            statuses.pop(one, None)
     ended = set(statuses.values())
     whole = "FINISHED" if ended == {"FINISHED"} else "KILLED" if "KILLED" in ended else "FAILED"
     end_run(client, sweep.parent_id, whole)

@@ -2,10 +2,9 @@
 
 import dataclasses
 import hashlib
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
 
+from gan_core.checkpoint import CheckpointFolder
 from gan_core.command_line import OK, RUN_FAILED
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
@@ -23,16 +23,17 @@ from gan_core.live import LiveView
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Outcome
-from gan_core.store import prepare_store, redact
-from gan_core.unfinished import is_free, settle_stale
+from gan_core.store import brief, prepare_store, redact
+from gan_core.unfinished import is_free, lock_tag, settle_stale
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.report import read_sweep, write_figures
 from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle
-from sweeps.stock import Step, Stock, take_stock
+from sweeps.stock import ELSEWHERE, Stock, take_stock
 from sweeps.summary import show_results
 from sweeps.trial import Listener, Task, run_trial
 
+LOCK_PATIENCE = 1.0  # seconds: another command may be asking whether anybody holds it
 STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
 
 
@@ -56,61 +57,88 @@ def prepare(plan: Plan) -> Prepared:
     data = load_images(plan.dataset, plan.data_dir)
     reference = load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
-    # Not before: a client makes a store that is not there by itself, and not safely.
-    client = MlflowClient(plan.tracking_uri)
     lock = _lock(plan)
-    gone = settle_stale(client, experiment_id, plan.checkpoint_dir, ours=lock.lock_file)
+    try:
+        # Not before: a client makes a store that is not there by itself, and not safely.
+        client = MlflowClient(plan.tracking_uri)
+        gone = settle_stale(client, experiment_id, plan.checkpoint_dir, ours=_lock_tag(plan))
+        stock = take_stock(client, experiment_id, plan)
+    except MlflowException as error:
+        said = brief(error, plan.tracking_uri)
+        raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {said}") from error
+    if stock.parent and stock.unfinished():
+        raise UserError(
+            f"the sweep {stock.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew "
+            "with --again"
+        )
     notes = [f"{len(gone)} runs of a process that is gone were still marked as running"] if gone else []
-    return Prepared(
-        data, reference, client, experiment_id, lock, take_stock(client, experiment_id, plan), notes
-    )
+    return Prepared(data, reference, client, experiment_id, lock, stock, notes)
 
 
 def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console) -> int:
     """Train what is left of the plan, end `workers`, and show what came of it; the exit code."""
-    client, stock = prepared.client, prepared.stock
-    console.print("\n".join([*prepared.notes, f"{'to do':<14} {stock.count()}"]))
+    console.print("\n".join([*prepared.notes, f"{'to do':<14} {prepared.stock.count()}"]))
     with prepared.lock:
-        if not stock.to_do():
-            assert stock.sweep is not None  # where there is none, all is to do
-            _show(console, plan, client, stock.sweep)
-            return OK
-        sweep = begin_sweep(client, prepared.experiment_id, plan, _lock_name(plan), stock.sweep)
-        cut_off = "FAILED"  # what a run is that no worker has ended
-        run_ids: dict[str, str] = {}
-        outcomes: dict[str, Outcome] = {}
         try:
-            run_ids = _begin_runs(plan, client, sweep, stock)
-            with (
-                LiveView({step.run.name: step.run.config.epochs for step in stock.to_do()}, console) as view,
-                _stopping(plan, run_ids),
-            ):
-                listener = Listener(view, outcomes)
-                _train_all(plan, run_ids, prepared, listener)
-        except KeyboardInterrupt:
-            cut_off = "KILLED"
-            raise
-        finally:
-            with uninterrupted():
-                workers.close()
-                reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
-                statuses: dict[str, str] = {}
-                try:
-                    statuses = settle(client, sweep, cut_off, reasons)
-                except MlflowException as error:
-                    _store_is_away(console, plan, error)
-        for step in stock.to_do():
-            if step.longer_than and statuses.get(run_ids[step.run.name]) == "FINISHED":
-                client.delete_run(step.longer_than)  # all that it has, the longer one has too
-        if not statuses:
+            sweep, done = _train_what_is_left(plan, prepared, workers, console)
+            _show(console, plan, prepared.client, sweep)
+        except (MlflowException, OSError) as error:
+            _store_is_away(console, plan, error)
             return RUN_FAILED
-        _show(console, plan, client, sweep)
-        return OK if {statuses[run_id] for run_id in run_ids.values()} == {"FINISHED"} else RUN_FAILED
+        return OK if done else RUN_FAILED
+
+
+def _train_what_is_left(
+    plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
+) -> tuple[Sweep, bool]:
+    """The sweep, and whether all runs of the plan are FINISHED. Raises MlflowException."""
+    client, stock = prepared.client, prepared.stock
+    to_do = stock.to_do()
+    run_ids = {step.run.name: step.run_id for step in stock.steps if step.run_id}
+    if stock.parent and stock.sweep and not to_do:
+        # All that it lacks may be its own end, if it was cut off right before.
+        if stock.parent.info.status != "FINISHED" or any(step.shorter for step in stock.steps):
+            settle(client, stock.sweep, "KILLED", {}, _replaced(stock, run_ids))
+        return stock.sweep, True
+    sweep = begin_sweep(client, prepared.experiment_id, plan, _lock_tag(plan), stock.sweep)
+    cut_off = "FAILED"  # what a run is that no worker has ended
+    outcomes: dict[str, Outcome] = {}
+    statuses: dict[str, str] = {}
+    try:
+        run_ids |= _begin_runs(plan, client, sweep, stock)
+        with (
+            LiveView({step.run.name: step.run.config.epochs for step in to_do}, console) as view,
+            _stopping(plan, [run_ids[step.run.name] for step in to_do]),
+        ):
+            _train_all(plan, run_ids, prepared, Listener(view, outcomes))
+    except KeyboardInterrupt:
+        cut_off = "KILLED"
+        raise
+    finally:
+        with uninterrupted():
+            workers.close()
+            reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
+            try:
+                statuses = settle(client, sweep, cut_off, reasons, _replaced(stock, run_ids))
+            except MlflowException as error:
+                if cut_off != "KILLED":
+                    raise
+                _store_is_away(console, plan, error)
+    return sweep, {statuses[run_ids[step.run.name]] for step in stock.steps} == {"FINISHED"}
+
+
+def _replaced(stock: Stock, run_ids: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The shorter runs that each run, by id, replaces once it is finished."""
+    return {run_ids[step.run.name]: step.shorter for step in stock.steps if step.run.name in run_ids}
 
 
 def _lock_name(plan: Plan) -> str:
     identity = f"{redact(plan.tracking_uri)} {plan.experiment} {plan.name if plan.named else plan.key}"
     return f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.lock"
+
+
+def _lock_tag(plan: Plan) -> str:
+    return lock_tag(plan.checkpoint_dir, _lock_name(plan))
 
 
 def _lock(plan: Plan) -> FileLock:
@@ -119,7 +147,8 @@ def _lock(plan: Plan) -> FileLock:
     lock = FileLock(plan.checkpoint_dir / _lock_name(plan), thread_local=False)
     try:
         plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOCK_PATIENCE)
+        _lock_tag(plan)
     except Timeout as error:
         what = f"the sweep {plan.name!r}" if plan.named else "a sweep of these settings"
         raise UserError(
@@ -136,22 +165,15 @@ def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, stock: Stock) ->
     run_ids = {}
     for step in stock.to_do():
         run_id = step.run_id or add_child(client, sweep, step.run, colour[step.run.cell])
-        if step.longer_than:
-            _copy_checkpoints(plan, step, run_id)
+        if step.shorter:
+            longest = plan.checkpoint_dir / step.shorter[-1]
+            CheckpointFolder(plan.checkpoint_dir / run_id, step.run.config).take_over(longest)
         run_ids[step.run.name] = run_id
     return run_ids
 
 
-def _copy_checkpoints(plan: Plan, step: Step, run_id: str) -> None:
-    shorter = plan.checkpoint_dir / step.longer_than
-    if shorter.exists():
-        shutil.copytree(
-            shorter, plan.checkpoint_dir / run_id, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock")
-        )
-
-
 @contextmanager
-def _stopping(plan: Plan, run_ids: dict[str, str]) -> Iterator[None]:
+def _stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
     """Left by Ctrl-C, the runs are asked to keep a checkpoint and stop, and given some seconds for it."""
     stop_file = _stop_file(plan)
     stop_file.unlink(missing_ok=True)
@@ -160,8 +182,8 @@ def _stopping(plan: Plan, run_ids: dict[str, str]) -> Iterator[None]:
     except KeyboardInterrupt:
         stop_file.touch()
         until = time.monotonic() + STOP_PATIENCE
-        locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids.values()]
-        while time.monotonic() < until and any(lock.exists() and not is_free(lock) for lock in locks):
+        locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
+        while time.monotonic() < until and not all(map(is_free, locks)):
             time.sleep(0.1)
         raise
     finally:
@@ -214,11 +236,12 @@ def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener
         ).fit()
 
 
-def _store_is_away(console: Console, plan: Plan, error: MlflowException) -> None:
-    said = str(error).splitlines()[0][:200]
+def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
+    said = brief(error, plan.tracking_uri)
+    what = "it cannot be written" if isinstance(error, OSError) else "the store does not take it"
     console.print(
-        f"the store {redact(plan.tracking_uri)} does not answer ({said}). What was trained is kept in "
-        f"{plan.checkpoint_dir}: the same command logs it, once the store is back"
+        f"the record is not complete: {what} ({said}). What was trained is kept in {plan.checkpoint_dir}: "
+        "the same command logs it, once that is mended"
     )
 
 

@@ -16,6 +16,7 @@ from gan_core.assessment import Assessment
 from gan_core.checkpoint import CheckpointFolder
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
+from gan_core.errors import UserError
 from gan_core.live import LiveView, Progress
 from gan_core.quality.reference import Reference
 from gan_core.run import Job, Outcome, run
@@ -52,6 +53,8 @@ def run_trial(
     """
     try:
         outcome = _train(Task(**trial["task"]), _image_set(pixels, about), reference, assessment)
+    except UserError as error:
+        outcome = Outcome("FAILED", str(error))
     except Exception as error:  # outside of the run: no room for its scratch files, say
         outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")
     tune.report(outcome._asdict())
@@ -83,6 +86,8 @@ class _Reporter:
         self._last_report = 0.0
 
     def update(self, progress: Progress) -> None:
+        if self.should_stop():
+            return  # nobody listens any more, and a report would wait for ever
         if progress.epoch == self._epochs or time.monotonic() - self._last_report >= REPORT_INTERVAL:
             self._last_report = time.monotonic()
             tune.report({"progress": dataclasses.asdict(progress)})

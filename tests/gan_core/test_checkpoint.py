@@ -199,7 +199,8 @@ def test_the_one_before_a_damaged_one_is_used_and_that_is_said(folder, checkpoin
     said = []
     assert same(folder.load(said.append), checkpoints[0])
     assert said == [
-        "the checkpoint epoch_0000002.checkpoint cannot be used (it is not whole): going back to the one before it"
+        "the checkpoint epoch_0000002.checkpoint cannot be used (it is not whole): "
+        "going back to the one before it"
     ]
     folder.save(checkpoints[1])
     folder.prune(1)

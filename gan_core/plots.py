@@ -30,7 +30,8 @@ def plot_losses(events: Iterable[Event], title: str = "") -> Figure:
         ):
             draw_losses(axes, losses, per_epoch, colour, name)
         axes.legend(frameon=False)
-    axes.set(title=title, xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
+    axes.set_title(title, parse_math=False)  # a name may have dollars in it
+    axes.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,11 @@ class RunFolder:
             )
             write_atomically(self.folder / "losses.npz", arrays.getvalue())
             picture = io.BytesIO()
-            plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "Glyph .* missing from font"
+                )  # a name may have emojis in it
+                plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
             write_atomically(self.folder / "losses.png", picture.getvalue())
         if trace:
             write_atomically(self.folder / "traceback.txt", trace.encode())

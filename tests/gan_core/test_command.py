@@ -1,14 +1,24 @@
 """`python -m gan_core` as a user runs it, and what an import of the library brings along."""
 
+import csv
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from gan_core.checkpoint import Checkpoint, CheckpointFolder
+from gan_core.config import RunConfig
+from gan_core.events import EpochEnd, TrainState
+from gan_core.generator_file import load_generator
+from gan_core.mlflow_client import MlflowClient
+from gan_core.trainer import train
 
 ROOT = Path(__file__).parent.parent.parent
 ONE_RUN = ("-m", "gan_core", "--dataset", "digits", "--hidden-dim", 16)
@@ -76,25 +86,114 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, words, said):
     assert not list(tmp_path.iterdir())
 
 
+CUT = RunConfig(dataset="digits", optimizer="adam", z_dim=7, hidden_dim=16, epochs=400)
+TO_BE_CUT = (
+    *ONE_RUN, "--optimizer", "adam", "--z-dim", 7, "--epochs", 400, "--evaluate-every", 0,
+    "--checkpoint-every", 1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken(digits):
+    """Its losses, and the weights of its G."""
+    torch.set_num_threads(1)
+    events = list(train(CUT, digits.images))
+    losses = np.stack([event.generator_losses for event in events if isinstance(event, EpochEnd)])
+    return losses, events[-1].generator.state_dict()
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """Start a run, send it the signal once it has a checkpoint, and say how it ended."""
+
+    def run(how, *words):
+        process = subprocess.Popen(
+            [sys.executable, *map(str, (*TO_BE_CUT, *words))],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        until = time.monotonic() + 100
+        while not list(tmp_path.rglob("*.checkpoint")):
+            assert time.monotonic() < until
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(how)
+        pressed = time.monotonic()
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - pressed < 10
+        return process.returncode, said
+
+    return run
+
+
+def check_whole(folder, unbroken):
+    losses, weights = unbroken
+    with np.load(folder / "losses.npz") as arrays:
+        assert np.array_equal(arrays["generator"], losses)
+    ours = load_generator(folder / "generator.safetensors").state_dict()
+    assert all(torch.equal(ours[name], weights[name]) for name in weights)
+    with (folder / "metrics.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 401))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_killed(uri, rows, how):
-    words = [*ONE_RUN, "--epochs", "1000000", "--tracking-uri", uri]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
-    until = time.monotonic() + 100
-    while not rows("SELECT 1 FROM metrics LIMIT 1"):
-        assert time.monotonic() < until
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(how)
-    pressed = time.monotonic()
-    _, said = process.communicate(timeout=30)
-    assert time.monotonic() - pressed < 10
-    assert (process.returncode, said) == (130, "python -m gan_core: interrupted\n")
-    assert rows("SELECT status FROM runs") == [("KILLED",)]
+def test_an_interrupted_run_is_killed_and_the_same_command_goes_on(
+    command, interrupted, unbroken, uri, rows, tmp_path
+):
+    where = ("--tracking-uri", uri)
+    assert interrupted(signal.SIGINT, *where) == (130, "python -m gan_core: interrupted\n")
+    ((run_id, status),) = rows("SELECT run_uuid, status FROM runs")
+    assert status == "KILLED"
+    done = command(*TO_BE_CUT, *where)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"adam_z7_s0: goes on after epoch \d+", done.stdout)
+    assert rows("SELECT run_uuid, status FROM runs") == [(run_id, "FINISHED")]
+    points = rows("SELECT key, step, count(*) FROM metrics GROUP BY key, step")
+    assert len(points) == 400 * 8 + 10
+    assert {count for *_, count in points} == {1}
+    assert rows("SELECT count(*) FROM inputs") == [(1,)]
+    client = MlflowClient(uri)
+    folder = Path(client.download_artifacts(run_id, "", str(tmp_path / "artifacts")))
+    check_whole(folder, unbroken)
+    steps = [path.name.split("+")[2] for path in (folder / "images").glob("*.png")]
+    assert sorted(map(int, steps)) == [0, 1, 2, 5, *range(40, 401, 40)]
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_into_a_folder_goes_on_as_well(command, interrupted, unbroken, tmp_path):
+    where = ("--output", "here")
+    assert interrupted(signal.SIGTERM, *where) == (130, "python -m gan_core: interrupted\n")
+    assert json.loads((tmp_path / "here" / "status.json").read_text())["status"] == "KILLED"
+    other = command(*TO_BE_CUT, "--seed", 1, *where)
+    assert other.returncode == 2
+    assert "the output folder here is not empty" in other.stderr
+    done = command(*TO_BE_CUT, *where)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "goes on after epoch" in done.stdout
+    check_whole(tmp_path / "here", unbroken)
+    assert not (tmp_path / "here" / "checkpoint").exists()
+    again = command(*TO_BE_CUT, *where)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "the output folder here is not empty" in again.stderr
+
+
+def test_a_checkpoint_of_another_config_is_one_line_and_exit_code_2(command, tmp_path):
+    folder = CheckpointFolder(tmp_path / "here" / "checkpoint", CUT)
+    folder.save(Checkpoint(TrainState(0, {"w": torch.zeros(1)}, {}), []))
+    done = command(*TO_BE_CUT, "--seed", 1, "--output", "here")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "epoch_0000000.checkpoint is of another config" in done.stderr
+
+
+def test_what_a_kill_at_the_beginning_leaves_is_no_obstacle(command, tmp_path):
+    (tmp_path / "here" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "here" / "checkpoint" / "lock").touch()
+    (tmp_path / "here" / ".config.json.123").write_text("{")
+    done = command(*ONE_RUN, "--epochs", 1, "--output", "here")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_of_mathematics_is_a_name(command, tmp_path):
+    done = command(*ONE_RUN, "--epochs", 1, "--name", "a$b^$ $\\frac{$ 💥", "--output", "here")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "here" / "losses.png").exists()

@@ -119,6 +119,7 @@ def describe_plan(plan: Plan) -> str:
         + (f", on the Ray cluster at {plan.address}" if plan.address else ""),
         "data": f"{plan.dataset}, {where_images_are(plan.dataset, plan.data_dir)}",
         "store": redact(plan.tracking_uri),
+        "checkpoints": f"every {plan.checkpoint_every} epochs, in {plan.checkpoint_dir}",
     }
     return "\n".join([*plan.notes, *(f"{what:<14} {words}" for what, words in lines.items())])
 

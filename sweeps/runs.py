@@ -17,6 +17,7 @@ PARENT_TAG = "mlflow.parentRunId"
 CELL_TAG = "sweep.cell"
 COLOUR_TAG = "mlflow.runColor"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
+OWN_RATES = "each optimizer's own"  # the parent's param learning_rates where they are no axis
 UNFINISHED = ("SCHEDULED", "RUNNING")
 
 
@@ -38,7 +39,7 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Sweep:
         "optimizers": _listed(grid.optimizers),
         "z_dims": _listed(grid.z_dims),
         "seeds": _listed(grid.seeds),
-        "learning_rates": _listed(grid.learning_rates) or "each optimizer's own",
+        "learning_rates": grid.rates_in_words() or OWN_RATES,
         **{name: str(value) for name, value in common.items() if name not in AXES},
     }
     client.log_batch(sweep.parent_id, params=[Param(key, value) for key, value in params.items()])

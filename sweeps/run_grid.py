@@ -29,8 +29,8 @@ from gan_core.mlflow_client import MlflowClient
 from gan_core.store import prepare_store
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, make_plan
-from sweeps.report import read_sweep, write_figures
-from sweeps.runs import add_children, begin_sweep, settle
+from sweeps.report import make_report, read_sweep
+from sweeps.runs import Sweep, add_children, begin_sweep, settle
 from sweeps.summary import show_results
 
 PROGRAM = "run_grid.py"
@@ -69,10 +69,18 @@ def run_sweep(plan: Plan, console: Console) -> int:
         with _uninterrupted():
             statuses = settle(client, sweep, cut_off, reasons) if sweep else {}
     assert sweep is not None
-    records = read_sweep(client, sweep)
-    write_figures(client, sweep.parent_id, records)
-    show_results(console, plan.tracking_uri, client, sweep, records)
+    show_results(console, plan.tracking_uri, client, sweep, read_sweep(client, sweep))
+    _report(console, plan, sweep)
     return OK if set(statuses.values()) == {"FINISHED"} else RUN_FAILED
+
+
+def _report(console: Console, plan: Plan, sweep: Sweep) -> None:
+    """The grid has ended and is recorded: a report that cannot be made must not make it look broken."""
+    try:
+        page, _ = make_report(plan.tracking_uri, plan.experiment, sweep.parent_id)
+        console.print(f"Report:   {page}")
+    except Exception as error:
+        console.print(f"Report:   not made ({error}); python sweeps/report.py makes it")
 
 
 def _parser() -> OneLineParser:

@@ -14,7 +14,7 @@ from sweeps.grid import AXES, Cell, GridRun
 from sweeps.plan import Plan
 
 PARENT_TAG = "mlflow.parentRunId"
-CELL_TAG = "sweep.cell"
+CELL_TAG, KIND_TAG = "sweep.cell", "sweep.kind"
 COLOUR_TAG = "mlflow.runColor"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
 OWN_RATES = "each optimizer's own"  # the parent's param learning_rates where they are no axis
@@ -31,7 +31,7 @@ class Sweep(NamedTuple):
 
 def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Sweep:
     """The parent run, RUNNING, with the axes and what all runs have in common as params."""
-    tags = {**context_tags(), "sweep.kind": "grid"}
+    tags = {**context_tags(), KIND_TAG: "grid"}
     parent = client.create_run(experiment_id, run_name=plan.name, tags=tags)
     sweep = Sweep(experiment_id, parent.info.run_id, plan.name)
     grid, common = plan.grid, dataclasses.asdict(plan.runs[0].config)

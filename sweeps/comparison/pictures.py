@@ -1,0 +1,92 @@
+"""The images that runs have kept: sample sheets, and single iterations' losses, fetched from MLflow as needed."""
+
+import io
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from mlflow.exceptions import MlflowException
+from PIL import Image, UnidentifiedImageError
+
+from gan_core.mlflow_client import MlflowClient
+from gan_core.plots import SHEET_SCALE
+from gan_core.run_folder import sheet_name
+from sweeps.comparison.claims import Peaks
+from sweeps.comparison.records import RunRecord
+
+SHEETS = "samples"
+MOST_COLUMNS = 4
+THREADS = 8  # a server answers several at once
+
+
+def sheet_epochs(client: MlflowClient, runs: Sequence[RunRecord]) -> dict[str, list[int]]:
+    """The epochs after which each run kept a sheet, by run id."""
+
+    def ask(run: RunRecord) -> list[int]:
+        try:
+            return sorted(epoch_of(file.path) for file in client.list_artifacts(run.run_id, SHEETS))
+        except (MlflowException, OSError, ValueError):
+            return []
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return dict(zip((run.run_id for run in runs), threads.map(ask, runs), strict=True))
+
+
+def columns(epochs: Iterable[Sequence[int]]) -> list[int]:
+    """A few epochs that tell the course: the first, the last, and some between that most runs have kept."""
+    kept = [set(each) - {0} for each in epochs if each]
+    if not kept:
+        return []
+    common = sorted(set.intersection(*kept) or set.union(*kept))
+    if len(common) <= MOST_COLUMNS:
+        return common
+    # Evenly in the logarithm: early epochs change most.
+    wanted = np.geomspace(common[0], common[-1], MOST_COLUMNS)
+    nearest = [min(common, key=lambda epoch: abs(np.log(epoch / target))) for target in wanted]
+    return sorted(set(nearest))
+
+
+def fetch_sheets(client: MlflowClient, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
+    """Sheets as PNG, a screen pixel for a pixel of an image, by (run id, epoch); without what cannot be had."""
+
+    def fetch(what: tuple[str, int]) -> bytes | None:
+        run_id, epoch = what
+        try:
+            with tempfile.TemporaryDirectory(prefix="gan-sheet-") as folder:
+                path = client.download_artifacts(run_id, sheet_name(epoch), folder)
+                with Image.open(path) as sheet:
+                    size = (sheet.width // SHEET_SCALE, sheet.height // SHEET_SCALE)
+                    small = sheet.convert("L").resize(size, Image.Resampling.NEAREST)
+        except (MlflowException, OSError, UnidentifiedImageError):
+            return None
+        png = io.BytesIO()
+        small.save(png, format="png")
+        return png.getvalue()
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = zip(wanted, threads.map(fetch, wanted), strict=True)
+        return {what: png for what, png in found if png}
+
+
+def first_epoch_peaks(client: MlflowClient, runs: Sequence[RunRecord]) -> Mapping[str, Peaks]:
+    """The highest loss of an iteration in the first epoch, by run id; without the runs that kept none."""
+    peaks = {}
+    for run in runs:
+        try:
+            with tempfile.TemporaryDirectory(prefix="gan-losses-") as folder:
+                path = Path(client.download_artifacts(run.run_id, "losses.npz", folder))
+                with np.load(path) as arrays:
+                    peaks[run.run_id] = Peaks(
+                        float(arrays["discriminator"][0].max()), float(arrays["generator"][0].max())
+                    )
+        except (MlflowException, OSError, BadZipFile, KeyError, IndexError, ValueError):
+            continue  # the claim says that they are missing
+    return peaks
+
+
+def epoch_of(path: str) -> int:
+    """The epoch in a sheet's path."""
+    return int(Path(path).stem.removeprefix(Path(sheet_name(0)).stem.rstrip("0")))

@@ -13,7 +13,7 @@ LONGEST = 80
 def safe_name(name: str) -> str:
     """The name as a file name: as it is where that is harmless, else what is left of it with a digest.
 
-    Letters, digits, `.`, `_`, `-`, `+` are harmless, but for a dot or dash in front. Two names never share one.
+    Letters, digits, `.`, `_`, `-`, `+` are harmless, but for a dot or dash in front. No two names share one.
     """
     kept = re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).lstrip(".-")[:LONGEST]
     if kept == name:

@@ -1,4 +1,4 @@
-"""A sweep's record → the files of its report; fetches the few artifacts that are shown, and writes nothing."""
+"""A sweep's record → the files of its report. Fetches the few artifacts that are shown; writes nothing."""
 
 from collections.abc import Mapping, Sequence
 
@@ -44,12 +44,13 @@ def report_files(client: MlflowClient, record: SweepRecord) -> dict[str, bytes]:
         runs = [run for run in row_runs if run.z_dim == z]
         pictures[f"losses_z{z}"] = losses_of_setting(runs)
         z_rows.append(ZRow(z, f"losses_z{z}", _last_sheet(runs, first, epochs, sheets)))
-    measured = [cell for cell in comparison.cells if FID in cell.scores and FID in comparison.scores]
+    cells = {cell.name: cell for cell in comparison.cells}
+    in_order = [cells[name] for name in dict.fromkeys(run.cell for run in record.runs)]
+    measured = [cell for cell in in_order if FID in cell.scores]
     if measured:
         judge = record.judges[0]
         pictures["fid"] = distance_over_epochs(measured, judge.floor[FID], judge.ceiling[FID])
 
-    cells = {cell.name: cell for cell in comparison.cells}
     page = Page(
         record=record,
         comparison=comparison,

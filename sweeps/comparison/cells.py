@@ -1,4 +1,4 @@
-"""Records → the cells of a sweep side by side: estimates over seeds, the best, and what is told apart from it."""
+"""Records → cells side by side: estimates over seeds, the best cell, and what is told apart from it."""
 
 import math
 from collections import Counter

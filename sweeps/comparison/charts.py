@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from gan_core.plots import D_COLOUR, G_COLOUR
 from sweeps.comparison.cells import Cell
@@ -24,7 +24,8 @@ INK, FAINT, PAPER = "#1c1e21", "#c9ccd1", "#ffffff"
 # On a dark page: what is dark becomes light. All others are seen on both.
 DARK = {
     INK: "#e4e6ea", FAINT: "#4a4e55", PAPER: "#1b1d21",
-    "#0072b2": "#4ba3dc", "#d55e00": "#f07f35", "#009e73": "#2fbf95", D_COLOUR: "#5b9ce6", G_COLOUR: "#ee8a45",
+    "#0072b2": "#4ba3dc", "#d55e00": "#f07f35", "#009e73": "#2fbf95",
+    D_COLOUR: "#5b9ce6", G_COLOUR: "#ee8a45",
 }  # fmt: skip
 SIZE = (5.4, 3.3)  # inches; about half of a wide page, and readable on a phone
 FEW_EPOCHS = 20  # up to here points are marked
@@ -71,7 +72,7 @@ def losses_by_optimizer(runs: Sequence[RunRecord], network: str) -> Picture:
                 setting(optimizer, rate),
             )
         _loss_axis(axes)
-        _legend(axes)
+        _legend(figure, axes)
         return _picture(figure)
 
 
@@ -82,7 +83,7 @@ def losses_of_setting(runs: Sequence[RunRecord]) -> Picture:
         _draw(axes, _curve(runs, "loss/generator"), G_COLOUR, "-", "G")
         _draw(axes, _curve(runs, "loss/discriminator"), D_COLOUR, "--", "D")
         _loss_axis(axes)
-        _legend(axes)
+        _legend(figure, axes)
         return _picture(figure)
 
 
@@ -92,10 +93,10 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
     A colour for each z_dim, a style of line for each optimizer and learning rate.
     """
     z_dims = sorted({cell.z_dim for cell in cells})
-    settings = sorted({(cell.optimizer, cell.learning_rate) for cell in cells})
+    settings = list(dict.fromkeys((cell.optimizer, cell.learning_rate) for cell in cells))
     with rc_context(STYLE):
         figure, axes = _axes("", "Fréchet distance", (8.6, 4.6))
-        for cell in sorted(cells, key=lambda cell: (cell.optimizer, cell.learning_rate, cell.z_dim)):
+        for cell in cells:
             style = settings.index((cell.optimizer, cell.learning_rate))
             _draw(
                 axes, _curve(cell.runs, FID, log=True), COLOURS[z_dims.index(cell.z_dim) % len(COLOURS)],
@@ -104,12 +105,10 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
         for value, name in ((floor, "real images"), (ceiling, "untrained G")):
             axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.annotate(
-                name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2), textcoords="offset points",
-                ha="right", va="bottom", fontsize=8.5, color=INK,
+                name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),
+                textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
             )  # fmt: skip
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.grid(axis="y", linewidth=0.6)
+        _log_axis(axes)
         figure.legend(loc="outside lower center", ncols=min(4, len(cells)), frameon=False, handlelength=2.6)
         return _picture(figure)
 
@@ -120,7 +119,7 @@ def _axes(title: str, label: str, size: tuple[float, float] = SIZE) -> tuple[Fig
     axes.set_title(title, loc="left")
     axes.set(xlabel="epoch", ylabel=label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure, axes
 
 
@@ -129,16 +128,24 @@ def _loss_axis(axes: Axes) -> None:
     shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
     shown = shown[np.isfinite(shown) & (shown > 0)]
     if len(shown) and shown.max() > 20 * np.median(shown):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _log_axis(axes)
     else:
         axes.set_ylim(bottom=0)
+        axes.grid(axis="y", linewidth=0.6)
+
+
+def _log_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", linewidth=0.6)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, handlelength=2.6)
+        # Above the curves, not on them.
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, handlelength=2.6)
 
 
 def _curve(runs: Sequence[RunRecord], metric: str, log: bool = False) -> Curve:

@@ -56,7 +56,7 @@ class Peaks(NamedTuple):
 
 
 def usual_z(runs: Sequence[RunRecord]) -> int:
-    """The z_dim at which optimizers are compared: 100, or the one nearest to it that the most of them have."""
+    """The z_dim at which optimizers are compared: 100, or the one nearest to it that most of them have."""
     optimizers: dict[int, set[str]] = {}
     for run in runs:
         optimizers.setdefault(run.z_dim, set()).add(run.optimizer)
@@ -90,7 +90,7 @@ def practical_runs(record: SweepRecord, comparison: Comparison, optimizer: str) 
 
 
 def judge_claims(record: SweepRecord, comparison: Comparison, peaks: Mapping[str, Peaks]) -> list[Claim]:
-    """Every claim. `peaks`: of the first epoch, by run id; at least of the runs of SGD and Adam at `usual_z`."""
+    """Every claim. `peaks`: by run id, at least of the `practical_runs` at their `usual_z`."""
     rates = {name: usual_rate(comparison, name) for name in PRACTICAL}
     sgd, adam = (practical_runs(record, comparison, name) for name in PRACTICAL)
     runs = [run for run in record.runs if run.status == "FINISHED"]
@@ -137,6 +137,9 @@ def _curves(sgd: Sequence[RunRecord], adam: Sequence[RunRecord], peaks: Mapping[
     def peak(runs: Mapping[int, RunRecord], network: str) -> list[float]:
         return [getattr(peaks[run.run_id], network) for run in runs.values() if run.run_id in peaks]
 
+    def ends(network: str) -> list[float]:
+        return [_late(run, LOSS[network]) for run in ours.values()]
+
     def near(statement: str, values: Sequence[float], about: float, absent: str) -> Part:
         low, high = about * (1 - NEAR), about * (1 + NEAR)
         return decide(
@@ -148,12 +151,16 @@ def _curves(sgd: Sequence[RunRecord], adam: Sequence[RunRecord], peaks: Mapping[
     parts = [
         near("SGD: G's loss peaks in the first epoch", peak(ours, "G"), 6, no_sgd),
         near("SGD: D's loss peaks in the first epoch", peak(ours, "D"), 4.5, no_sgd),
-        decide("SGD: G's loss ends below 3", [_late(run, LOSS["G"]) for run in ours.values()], (-math.inf, 3), absent=no_sgd),
-        near("SGD: D's loss ends", [_late(run, LOSS["D"]) for run in ours.values()], 1.5, no_sgd),
+        decide("SGD: G's loss ends below 3", ends("G"), (-math.inf, 3), absent=no_sgd),
+        near("SGD: D's loss ends", ends("D"), 1.5, no_sgd),
         near("Adam: G's loss peaks in the first epoch", peak(theirs, "G"), 1.8, no_adam),
         decide(
             "Adam: G's loss rises, last tenth − first epoch above 0",
-            [_late(run, LOSS["G"]) - run.history[LOSS["G"]][0] for run in theirs.values() if run.history.get(LOSS["G"])],
+            [
+                _late(run, LOSS["G"]) - run.history[LOSS["G"]][0]
+                for run in theirs.values()
+                if run.history.get(LOSS["G"])
+            ],
             absent=no_adam,
         ),
         *(
@@ -171,8 +178,10 @@ def _curves(sgd: Sequence[RunRecord], adam: Sequence[RunRecord], peaks: Mapping[
     ]  # fmt: skip
     return Claim(
         "SGD's losses start high and fall; Adam's start low, rise and swing more",
-        f"At z_dim {z}, in nats. Peak: the highest iteration. End: mean of the last tenth of the epochs. Near: "
-        "within a third of the practical's figure, which was read off a curve. Swing: the standard deviation of "
+        f"At z_dim {z}, in nats. Peak: the highest iteration. End: mean of the last tenth of the epochs. "
+        f"Near: "
+        "within a third of the practical's figure, which was read off a curve. Swing: the standard deviation "
+        "of "
         "the iterations within an epoch, mean of the last tenth.",
         parts,
     )
@@ -199,7 +208,8 @@ def _clearest(sgd: Sequence[RunRecord], shown: Sequence[str]) -> Claim:
     return Claim(
         f"z_dim {CLEAR_Z} gives the clearest digits, z_dim {BLURRED_Z} the blurriest",
         f"With SGD, by fid, precision and confidence: z_dim {CLEAR_Z} better than each other z_dim and "
-        f"{BLURRED_Z} worse than each other one, paired by seed. Holds if it does against every one of them, does "
+        f"{BLURRED_Z} worse than each other one, paired by seed. Holds if it does against every one of them, "
+        f"does "
         "not hold if it is the other way round against one.",
         parts,
     )
@@ -233,8 +243,10 @@ def _sensible(sgd: Sequence[RunRecord], scored: bool) -> Claim:
     inside = [z for z in z_dims if SENSIBLE_Z[0] <= z <= SENSIBLE_Z[1]]
     statement = f"fid at every other z_dim / fid at {listed(inside)} is above 1"
     rule = (
-        f"With SGD: every z_dim outside {SENSIBLE_Z[0]} to {SENSIBLE_Z[1]} has a larger fid than those inside "
-        "(their geometric mean), paired by seed. Needs one z_dim below, one inside and one above. Does not hold "
+        f"With SGD: every z_dim outside {SENSIBLE_Z[0]} to {SENSIBLE_Z[1]} has a larger fid than those "
+        f"inside "
+        "(their geometric mean), paired by seed. Needs one z_dim below, one inside and one above. Does not "
+        "hold "
         "if one outside has a smaller fid."
     )
     if not sgd or not inside or z_dims[0] >= SENSIBLE_Z[0] or z_dims[-1] <= SENSIBLE_Z[1] or not scored:
@@ -276,10 +288,14 @@ def _loss_tells(runs: Sequence[RunRecord], scored: bool) -> Claim:
         parts.append(_within(over_epochs, runs, LOSS[network]))
     return Claim(
         "The loss tells how good the images are",
-        f"Spearman's rank correlation ρ; it tells if ρ is beyond ±{STRONG} with its whole interval, does not if "
-        f"the interval lies within ±{STRONG}. + : a higher loss goes with worse images. Over runs: the interval "
-        "of Bonett and Wright, which takes runs of one cell for independent and so is too narrow. Over epochs: ρ "
-        f"in each run with fid at {EPOCHS_TO_CORRELATE} epochs or more, mean for each seed, t interval over seeds.",
+        f"Spearman's rank correlation ρ; it tells if ρ is beyond ±{STRONG} with its whole interval, does not "
+        f"if "
+        f"the interval lies within ±{STRONG}. + : a higher loss goes with worse images. Over runs: the "
+        f"interval "
+        "of Bonett and Wright, which takes runs of one cell for independent and so is too narrow. Over "
+        "epochs: ρ "
+        f"in each run with fid at {EPOCHS_TO_CORRELATE} epochs or more, mean for each seed, t interval over "
+        f"seeds.",
         parts,
     )
 

@@ -10,9 +10,12 @@ from sweeps.comparison.words import NONE, counted, interval, number
 
 Outcome = Literal["holds", "does not hold", "not decided"]
 RULE = (
-    "Every part is a number a seed, and the values it may have if the claim is true. It holds if the whole 95 % "
-    "t interval over seeds lies among them, does not hold if the whole interval lies outside, and is not decided "
-    "otherwise, or with fewer than two seeds. A claim holds if all its parts do, does not hold if one part does "
+    "Every part is a number a seed, and the values it may have if the claim is true. It holds if the whole "
+    "95 % "
+    "t interval over seeds lies among them, does not hold if the whole interval lies outside, and is not "
+    "decided "
+    "otherwise, or with fewer than two seeds. A claim holds if all its parts do, does not hold if one part "
+    "does "
     "not, and is not decided otherwise. The claims are not corrected for their number."
 )
 

@@ -28,7 +28,8 @@ def held_equal(record: SweepRecord) -> list[str]:
     rates = _rates(record.runs)
     lines = [
         "Runs of one seed begin with the same D and see the real images in the same order, whatever the "
-        "optimizer and z_dim. Those of one z_dim as well begin with the same G and get the same noise. So cells "
+        "optimizer and z_dim. Those of one z_dim as well begin with the same G and get the same noise. So "
+        "cells "
         "are compared seed by seed.",
         "All runs have the same image set, number of epochs, batch size and hidden layers, and are scored by "
         "the same judge on as many images made of the same noise.",
@@ -83,7 +84,8 @@ def each_at_its_best(record: SweepRecord, comparison: Comparison) -> list[AtItsB
 
 BEST_OF_CAUTION = (
     "The rate was chosen by the same seeds that it is compared with, so each figure is flattered, and the "
-    "optimizer that had more rates to choose from is flattered more. New seeds at the chosen rates would settle it."
+    "optimizer that had more rates to choose from is flattered more. New seeds at the chosen rates would "
+    "settle it."
 )
 
 

@@ -1,4 +1,4 @@
-"""Two pictures of a whole sweep for the parent run in MLflow's UI: all loss curves, and a sheet of each cell."""
+"""Two pictures of a whole sweep for MLflow's UI: all loss curves, and a sample sheet of each cell."""
 
 import io
 import tempfile

@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gan_core.command_line import flag
 from gan_core.config import FIELDS
-from gan_core.store import redact
 from sweeps.comparison.cells import LOSSES, Cell, Comparison, Contrast
 from sweeps.comparison.charts import Picture
 from sweeps.comparison.decisions import RULE, Claim
@@ -97,7 +96,7 @@ def page_files(page: Page) -> dict[str, bytes]:
     html = Environment(
         loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html.filters |= {"uri": _data_uri}
+    html.filters |= {"uri": _data_uri, "together": _together}
     markdown = Environment(
         loader=_LOADER, autoescape=False, finalize=_in_markdown, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -125,6 +124,11 @@ def _in_markdown(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", text)
 
 
+def _together(text: str) -> str:
+    """A number and its per cent sign in one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
 def _data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -134,7 +138,7 @@ def _words(page: Page) -> dict[str, object]:
     record, comparison = page.record, page.comparison
     judge = record.judges[0] if len(record.judges) == 1 else None
     best = comparison.best
-    marks = {contrast.cell.name: "not told from best" for contrast in comparison.tied}
+    marks = {contrast.cell.name: "tied" for contrast in comparison.tied}
     marks |= {contrast.cell.name: "not tested" for contrast in comparison.untested}
     marks |= {best.name: "best"} if best else {}
     return {
@@ -158,36 +162,46 @@ def _words(page: Page) -> dict[str, object]:
         "claims_rule": RULE,
         "practical": _practical(record),
         "at_their_best": [
-            (setting(each.optimizer, each.learning_rate), str(each.tried), number(each.fid.mean), interval(each.fid),
-             each.against_best or "best")
+            (setting(each.optimizer, each.learning_rate), str(each.tried), number(each.fid.mean),
+             interval(each.fid), each.against_best or "best")
             for each in page.at_their_best
         ],
         "best_of_caution": BEST_OF_CAUTION,
         "facts": _facts(record),
         "params": sorted(record.params.items()),
         "commands": [_grid_command(record), _report_command(record)],
-        "glossary": {name: text for name, text in GLOSSARY.items() if comparison.scores or name not in SCORE_NAMES.values()},
+        "glossary": {
+            name: text
+            for name, text in GLOSSARY.items()
+            if comparison.scores or name not in SCORE_NAMES.values()
+        },
     }  # fmt: skip
 
 
 CONTRAST_NOTES = (
-    "By seed: runs of one seed share the first weights of D and the order of the images, so each seed is a pair. "
-    "The paired t-test is of log fid, that is of ratios: fid is positive and skewed, and a run twice as bad differs as "
-    "much as one half as bad. p is corrected for the number of comparisons (Holm). Seeds needed: for 80 % power at "
+    "By seed: runs of one seed share the first weights of D and the order of the images, so each seed is a "
+    "pair. "
+    "The paired t-test is of log fid, that is of ratios: fid is positive and skewed, and a run twice as bad "
+    "differs as "
+    "much as one half as bad. p is corrected for the number of comparisons (Holm). Seeds needed: for 80 % "
+    "power at "
     "5 % shared among the comparisons, if the difference seen is the true one."
 )
 
 
 def _table_notes(comparison: Comparison) -> str:
     scores = (
-        "fid is the geometric mean over seeds and its interval that of log fid; all other figures are plain means. "
+        "fid is the geometric mean over seeds and its interval that of log fid; all other figures are plain "
+        "means. "
         if comparison.scores
         else "Quality of images: not measured, or without the floor and ceiling that would place it. "
     )
     return (
-        "Below a figure: its 95 % interval over seeds (Student's t on n seeds; a dash where n is 1), which speaks of "
-        f"one cell alone: two cells may be told apart though their intervals overlap. {scores}Losses are means of "
-        "the last epoch, in nats."
+        "Below a figure: its 95 % interval over seeds (Student's t on n seeds; a dash where n is 1), which "
+        "speaks of "
+        f"one cell alone: two cells may be told apart though their intervals overlap. {scores}Losses are "
+        f"means of "
+        "the last epoch, in nats. Tied: the seeds cannot tell it from the best."
     )
 
 
@@ -198,7 +212,8 @@ def _notes(record: SweepRecord) -> list[str]:
     if record.running:
         done = sum(run.status == "FINISHED" for run in record.runs)
         notes.append(
-            f"This sweep is still running, or its command was cut off: {done} of {counted(every, 'run')} finished. "
+            f"This sweep is still running, or its command was cut off: {done} of {counted(every, 'run')} "
+            f"finished. "
             "Only these are compared, and all of this may change."
         )
     if record.namesakes:
@@ -215,11 +230,7 @@ def _practical(record: SweepRecord) -> str:
     dataset, epochs = record.params.get("dataset", ""), record.params.get("epochs", "")
     same = dataset == "mnist" and epochs == "100"
     ours = f"this sweep ran {epochs or 'an unknown number of'} epochs of {dataset or 'an unknown image set'}"
-    return (
-        ""
-        if same
-        else f"The practical ran 100 epochs of MNIST; {ours}, so its figures are no test of it in the strict sense."
-    )
+    return "" if same else f"The practical ran 100 epochs of MNIST; {ours}: no strict test of its figures."
 
 
 def _row(cell: Cell, scores: Sequence[str], mark: str) -> dict[str, object]:
@@ -267,7 +278,6 @@ def _facts(record: SweepRecord) -> list[tuple[str, str]]:
         ("took", duration(record.ended - record.started) if record.ended else "not over"),
         ("training time, all runs", duration(spent)),
         ("commit of the code", record.commit or "not recorded"),
-        ("artifacts", redact(record.artifact_uri)),
     ]
     if len(record.judges) == 1:
         judge = record.judges[0]

@@ -1,4 +1,4 @@
-"""The images that runs have kept: sample sheets, and single iterations' losses, fetched from MLflow as needed."""
+"""What is fetched of the runs' files: sample sheets, and the highest losses of the first epoch."""
 
 import io
 import tempfile
@@ -50,7 +50,7 @@ def columns(epochs: Iterable[Sequence[int]]) -> list[int]:
 
 
 def fetch_sheets(client: MlflowClient, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
-    """Sheets as PNG, a screen pixel for a pixel of an image, by (run id, epoch); without what cannot be had."""
+    """Sheets as PNG by (run id, epoch), a pixel for a pixel of an image; without those that are not there."""
 
     def fetch(what: tuple[str, int]) -> bytes | None:
         run_id, epoch = what

@@ -101,7 +101,6 @@ class SweepRecord:
     ended: float | None
     params: Mapping[str, str]
     commit: str
-    artifact_uri: str
     runs: Sequence[RunRecord]  # that have begun, in the order of the grid
     absent: Sequence[AbsentRun]
     judges: Sequence[Judge]  # that scored runs of it; more than one: figures that cannot be compared
@@ -119,7 +118,7 @@ class SweepRecord:
 
 
 def find_sweep(client: MlflowClient, experiment: str, wanted: str | None) -> tuple[Run, int]:
-    """The parent run of the latest sweep, or of the sweep `wanted` (a name or a run id); its namesakes' number.
+    """The parent run of the latest sweep, or of `wanted` (a name or a run id); the number of its namesakes.
 
     Of several sweeps of one name it is the latest. Raises UserError if there is none.
     """
@@ -175,7 +174,6 @@ def read_record(client: MlflowClient, parent: Run, experiment: str, namesakes: i
         ended=info.end_time / 1000 if info.end_time else None,
         params=parent.data.params,
         commit=tags.get("mlflow.source.git.commit", ""),
-        artifact_uri=info.artifact_uri,
         runs=_records(client, found),
         absent=[
             AbsentRun(

@@ -71,7 +71,7 @@ def paired_t(differences: Sequence[float]) -> PairedTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number (Holm 1979), in the order given; nan stays, and does not count."""
+    """The p-values corrected for their number (Holm 1979), in their order; nan stays, and does not count."""
     ranked = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
     corrected = list(p_values)
     least = 0.0

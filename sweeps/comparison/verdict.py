@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sweeps.comparison.cells import Cell, Comparison, Contrast
 from sweeps.comparison.records import FID, RunRecord, SweepRecord
@@ -25,42 +25,31 @@ class Verdict:
     cautions: list[str]  # what the reader must not overlook
 
 
+class Judgement(NamedTuple):
+    """The verdict but for its cautions."""
+
+    surety: Surety
+    headline: str
+    reasons: list[str]
+
+
 def give_verdict(record: SweepRecord, comparison: Comparison) -> Verdict:
     """The verdict on a sweep; it says so where there can be none."""
-    surety, headline, reasons = _judge(record, comparison)
-    return Verdict(surety, headline, reasons, [*_health(comparison), *_missing(record, comparison)])
+    return Verdict(*_judge(record, comparison), [*_health(comparison), *_missing(record, comparison)])
 
 
-def _judge(record: SweepRecord, comparison: Comparison) -> tuple[Surety, str, list[str]]:
-    if not any(cell.finished for cell in comparison.cells):
-        return "no verdict", "No verdict: no run has finished.", []
-    if len(record.judges) > 1:
-        return (
-            "no verdict",
-            "No verdict: the scores come from different judges.",
-            [
-                f"{counted(len(record.judges), 'judge')} scored these runs, or one judge on different numbers of "
-                "images. Such scores cannot be compared, so none is shown."
-            ],
-        )
+def _judge(record: SweepRecord, comparison: Comparison) -> Judgement:
     best = comparison.best
-    if best is None:
-        return (
-            "no verdict",
-            "No verdict: the quality of the images was not measured.",
-            [
-                "Without a score of the images, with its floor and ceiling, nothing here says which setting is "
-                "better: a low loss is no good image. The losses and the pictures are below."
-            ],
-        )
+    if len(record.judges) > 1 or best is None:
+        return _unscored_sweep(record, comparison)
     if not any(cell.sound for cell in comparison.cells):
-        return (
+        return Judgement(
             "no verdict",
             "Use none of these: no run drew usable digits.",
             [f"Least bad by Fréchet distance: {_described(record, best)}."],
         )
     if not comparison.contrasts:
-        return (
+        return Judgement(
             "no verdict",
             "No verdict: there is one cell, and nothing to compare it with.",
             [f"It is {_described(record, best)}."],
@@ -70,22 +59,45 @@ def _judge(record: SweepRecord, comparison: Comparison) -> tuple[Surety, str, li
     return _tested(record, comparison, best)
 
 
-def _one_seed(record: SweepRecord, comparison: Comparison, best: Cell) -> tuple[Surety, str, list[str]]:
+def _unscored_sweep(record: SweepRecord, comparison: Comparison) -> Judgement:
+    if not any(cell.finished for cell in comparison.cells):
+        return Judgement("no verdict", "No verdict: no run has finished.", [])
+    if len(record.judges) > 1:
+        return Judgement(
+            "no verdict",
+            "No verdict: the scores come from different judges.",
+            [
+                f"{counted(len(record.judges), 'judge')} scored these runs, or one judge on different numbers of "
+                "images. Such scores cannot be compared, so none is shown."
+            ],
+        )
+    return Judgement(
+        "no verdict",
+        "No verdict: the quality of the images was not measured.",
+        [
+            "Without a score of the images, with its floor and ceiling, nothing here says which setting is "
+            "better: a low loss is no good image. The losses and the pictures are below."
+        ],
+    )
+
+
+def _one_seed(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgement:
     following = comparison.contrasts[0].cell
     seeds = " ".join(map(str, range(max(SEEDS_TO_BEGIN_WITH, len(record.seeds) + 1))))
-    return (
+    return Judgement(
         "no verdict",
         f"No verdict: one seed cannot tell a better setting from a luckier one. It looks like {best.name}.",
         [
             f"At this seed {_described(record, best)}, is ahead of {following.name} "
-            f"({number(following.scores[FID].mean)}). The order of cells that lie near each other may well be "
+            f"({number(following.scores[FID].mean)}). The order of cells that lie near each other may well "
+            f"be "
             f"chance.",
             f"For a verdict give the grid more seeds, such as --seeds {seeds}.",
         ],
     )
 
 
-def _tested(record: SweepRecord, comparison: Comparison, best: Cell) -> tuple[Surety, str, list[str]]:
+def _tested(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgement:
     tied, contrasts = comparison.tied, comparison.contrasts
     seeds = counted(best.scores[FID].n, "seed")
     reasons = [f"Best by Fréchet distance: {_described(record, best)}.", _nearest(contrasts)]
@@ -109,7 +121,7 @@ def _tested(record: SweepRecord, comparison: Comparison, best: Cell) -> tuple[Su
             f"To pick the best of {len(contrasts) + 1} cells by the very seeds that it is then tested on is "
             "optimistic: expect it to do a little worse, and its lead to be a little smaller, on new seeds."
         )
-    return ("a tie" if tied else "told apart"), headline, reasons
+    return Judgement("a tie" if tied else "told apart", headline, reasons)
 
 
 def _described(record: SweepRecord, cell: Cell) -> str:

@@ -52,11 +52,11 @@ def number(value: float) -> str:
     """Three significant digits; a dash where there is no number."""
     if not math.isfinite(value):
         return NONE
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) < 5e-5:
+    size = abs(value)
+    if size < 5e-5:
         return "0"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+    words = f"{size:,.0f}" if size >= 100 else f"{size:.4f}" if size < 1e-3 else f"{size:#.3g}"
+    return f"−{words}" if value < 0 else words
 
 
 def interval(estimate: Estimate) -> str:

@@ -16,7 +16,7 @@ def safe_name(name: str) -> str:
     Letters, digits, `.`, `_`, `-`, `+` are harmless, but for a dot or dash in front. No two names share one.
     """
     kept = re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).lstrip(".-")[:LONGEST]
-    if kept == name:
+    if kept and kept == name:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{kept or 'sweep'}-{digest}"

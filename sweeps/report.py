@@ -21,7 +21,8 @@ from sweeps.comparison.overview import (
     losses_figure,
     write_figures,
 )
-from sweeps.comparison.records import RunRecord, find_sweep, read_record, read_sweep
+from sweeps.comparison.reading import find_sweep, read_record, read_sweep
+from sweeps.comparison.records import RunRecord
 from sweeps.folders import report_folder
 
 PROGRAM = "report.py"
@@ -78,7 +79,6 @@ def make_report(
         )
     try:
         _upload(client, record.run_id, files)
-        write_figures(client, record.run_id, record.runs)
     except (MlflowException, OSError) as error:
         notes.append(f"the report is not among the sweep's artifacts: {str(error).splitlines()[0]}")
     return folder / PAGE, notes

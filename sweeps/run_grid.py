@@ -29,7 +29,7 @@ from gan_core.mlflow_client import MlflowClient
 from gan_core.store import prepare_store
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, make_plan
-from sweeps.report import make_report, read_sweep
+from sweeps.report import make_report, read_sweep, write_figures
 from sweeps.runs import Sweep, add_children, begin_sweep, settle
 from sweeps.summary import show_results
 
@@ -69,7 +69,9 @@ def run_sweep(plan: Plan, console: Console) -> int:
         with _uninterrupted():
             statuses = settle(client, sweep, cut_off, reasons) if sweep else {}
     assert sweep is not None
-    show_results(console, plan.tracking_uri, client, sweep, read_sweep(client, sweep))
+    records = read_sweep(client, sweep)
+    write_figures(client, sweep.parent_id, records)
+    show_results(console, plan.tracking_uri, client, sweep, records)
     _report(console, plan, sweep)
     return OK if set(statuses.values()) == {"FINISHED"} else RUN_FAILED
 

@@ -10,14 +10,15 @@ from sweeps.comparison.charts import (
     losses_by_optimizer,
     losses_of_setting,
 )
-from sweeps.comparison.claims import PRACTICAL, judge_claims, practical_runs, usual_rate, usual_z
+from sweeps.comparison.claims import judge_claims
 from sweeps.comparison.fairness import each_at_its_best, held_equal
-from sweeps.comparison.page import Page, Sheet, SheetRow, ZRow, mean_distance, page_files, sheet_of
+from sweeps.comparison.page import Page, Sheet, SheetRow, ZRow, page_files, sheet_of
 from sweeps.comparison.pictures import columns, fetch_sheets, first_epoch_peaks, sheet_epochs
+from sweeps.comparison.practical import PRACTICAL, practical_runs, usual_rate, usual_z
 from sweeps.comparison.records import FID, RunRecord, SweepRecord
 from sweeps.comparison.tables import cells_csv, runs_csv
 from sweeps.comparison.verdict import give_verdict
-from sweeps.comparison.words import listed, number, setting
+from sweeps.comparison.words import listed, mean_distance, number, setting
 
 
 def report_files(client: MlflowClient, record: SweepRecord) -> dict[str, bytes]:

@@ -28,6 +28,7 @@ DARK = {
     D_COLOUR: "#5b9ce6", G_COLOUR: "#ee8a45",
 }  # fmt: skip
 SIZE = (5.4, 3.3)  # inches; about half of a wide page, and readable on a phone
+LEGEND_COLUMNS = 4
 FEW_EPOCHS = 20  # up to here points are marked
 STYLE: dict[Any, Any] = {
     "font.size": 10, "svg.hashsalt": "gan-grid", "text.color": INK, "axes.labelcolor": INK,
@@ -95,7 +96,9 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
     z_dims = sorted({cell.z_dim for cell in cells})
     settings = list(dict.fromkeys((cell.optimizer, cell.learning_rate) for cell in cells))
     with rc_context(STYLE):
-        figure, axes = _axes("", "Fréchet distance", (8.6, 4.6))
+        lines = math.ceil(len(cells) / LEGEND_COLUMNS)
+        below = 0.65 + 0.2 * lines
+        figure, axes = _axes("", "Fréchet distance", (8.6, 4 + below), below)
         for cell in cells:
             style = settings.index((cell.optimizer, cell.learning_rate))
             _draw(
@@ -109,13 +112,20 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
                 textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
             )  # fmt: skip
         _log_axis(axes)
-        figure.legend(loc="outside lower center", ncols=min(4, len(cells)), frameon=False, handlelength=2.6)
+        figure.legend(
+            loc="lower center", ncols=min(LEGEND_COLUMNS, len(cells)), frameon=False, handlelength=2.6
+        )
         return _picture(figure)
 
 
-def _axes(title: str, label: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+def _axes(
+    title: str, label: str, size: tuple[float, float] = SIZE, below: float = 0.5
+) -> tuple[Figure, Axes]:
+    # Margins that fit what stands there: to have them worked out takes as long as the drawing.
+    figure = Figure(figsize=size)
+    axes = figure.add_axes(
+        (0.62 / size[0], below / size[1], 1 - 0.75 / size[0], 1 - (below + 0.45) / size[1])
+    )
     axes.set_title(title, loc="left")
     axes.set(xlabel="epoch", ylabel=label)
     axes.spines[["top", "right"]].set_visible(False)
@@ -145,7 +155,7 @@ def _log_axis(axes: Axes) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         # Above the curves, not on them.
-        figure.legend(loc="outside upper right", ncols=2, frameon=False, handlelength=2.6)
+        figure.legend(loc="upper right", ncols=2, frameon=False, handlelength=2.6)
 
 
 def _curve(runs: Sequence[RunRecord], metric: str, log: bool = False) -> Curve:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sweeps.comparison.statistics import Correlation, Estimate, t_interval
-from sweeps.comparison.words import NONE, counted, interval, number
+from sweeps.comparison.words import NONE, counted, interval, number, signed
 
 Outcome = Literal["holds", "does not hold", "not decided"]
 RULE = (
@@ -79,7 +79,7 @@ def decide_correlation(statement: str, found: Correlation, strong: float) -> Par
     """The part decided by a rank correlation, which should be at least `strong`, whatever its sign."""
     if math.isnan(found.rho):
         return Part(statement, "not decided", f"too few or too equal values: {counted(found.n, 'pair')}")
-    numbers = f"ρ = {found.rho:+.2f} ({found.low:+.2f} to {found.high:+.2f}), n = {found.n}"
+    numbers = f"ρ = {signed(found.rho)} ({signed(found.low)} to {signed(found.high)}), n = {found.n}"
     beyond = found.low >= strong or found.high <= -strong
     within = -strong < found.low and found.high < strong
     return Part(statement, "holds" if beyond else "does not hold" if within else "not decided", numbers)

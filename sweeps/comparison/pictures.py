@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from gan_core.mlflow_client import MlflowClient
 from gan_core.plots import SHEET_SCALE
 from gan_core.run_folder import sheet_name
-from sweeps.comparison.claims import Peaks
+from sweeps.comparison.loss_claims import Peaks
 from sweeps.comparison.records import RunRecord
 
 SHEETS = "samples"

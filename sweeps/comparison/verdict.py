@@ -67,8 +67,8 @@ def _unscored_sweep(record: SweepRecord, comparison: Comparison) -> Judgement:
             "no verdict",
             "No verdict: the scores come from different judges.",
             [
-                f"{counted(len(record.judges), 'judge')} scored these runs, or one judge on different numbers of "
-                "images. Such scores cannot be compared, so none is shown."
+                f"{counted(len(record.judges), 'judge')} scored these runs, or one judge on different "
+                "numbers of images. Such scores cannot be compared, so none is shown."
             ],
         )
     return Judgement(

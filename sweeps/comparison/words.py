@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from gan_core.live import in_time
+from sweeps.comparison.cells import Cell
+from sweeps.comparison.records import FID
 from sweeps.comparison.statistics import Estimate
 from sweeps.grid import short
 
@@ -57,6 +59,11 @@ def number(value: float) -> str:
         return "0"
     words = f"{size:,.0f}" if size >= 100 else f"{size:.4f}" if size < 1e-3 else f"{size:#.3g}"
     return f"−{words}" if value < 0 else words
+
+
+def signed(value: float) -> str:
+    """Two decimals and the sign."""
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def interval(estimate: Estimate) -> str:
@@ -117,3 +124,8 @@ def health_words(health: dict[str, int], of: int) -> str:
 def some(names: Sequence[str], most: int = 6) -> str:
     """A list that stays readable: the first few and how many more."""
     return listed(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def mean_distance(cell: Cell) -> str:
+    """A cell's Fréchet distance in a few words, for a caption; empty if it has none."""
+    return f"fid {with_interval(cell.scores[FID])}" if FID in cell.scores else ""

@@ -7,6 +7,7 @@ Builds a store of 1,000 runs of 100 epochs (25 sweeps of 8 cells × 5 seeds) in 
 import argparse
 import dataclasses
 import json
+import resource
 import sqlite3
 import statistics
 import subprocess
@@ -112,13 +113,16 @@ def measure(uri: str, folder: Path, rounds: int) -> None:
         "--output",
         folder / "out",
     ]
-    walls = []
+    walls, processor = [], []
     for _ in range(rounds):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         walls.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     size = (folder / "out" / "report.html").stat().st_size
-    print(f"python sweeps/report.py: {_spread(walls)}; report.html {size / 1e6:.1f} MB")
+    print(f"python sweeps/report.py, by the clock: {_spread(walls)}; report.html {size / 1e6:.1f} MB")
+    print(f"python sweeps/report.py, of the processor: {_spread(processor)}")
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("gan-grid").experiment_id], max_results=42)
     run_ids = [run.info.run_id for run in found if "seed" in run.data.params][:40]

@@ -32,7 +32,7 @@ def report_files(client: MlflowClient, record: SweepRecord) -> dict[str, bytes]:
     epochs = sheet_epochs(client, first)
     shown = columns(epochs.values())
     sheets = fetch_sheets(
-        client, [(run.run_id, epoch) for run in first for epoch in _kept(shown, epochs[run.run_id])]
+        client, [(run, epoch) for run in first for epoch in _kept(shown, epochs[run.run_id])]
     )
     pictures: dict[str, Picture] = {}
 

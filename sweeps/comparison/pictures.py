@@ -2,14 +2,16 @@
 
 import io
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.exceptions import MlflowException
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gan_core.mlflow_client import MlflowClient
 from gan_core.plots import SHEET_SCALE
@@ -27,7 +29,9 @@ def sheet_epochs(client: MlflowClient, runs: Sequence[RunRecord]) -> dict[str, l
 
     def ask(run: RunRecord) -> list[int]:
         try:
-            return sorted(epoch_of(file.path) for file in client.list_artifacts(run.run_id, SHEETS))
+            # By the artifacts' address: the client asks the store for it each time, which takes as long again.
+            found = list_artifacts(f"{run.artifact_uri}/{SHEETS}", tracking_uri=client.tracking_uri)
+            return sorted(epoch_of(file.path) for file in found)
         except (MlflowException, OSError, ValueError):
             return []
 
@@ -49,18 +53,18 @@ def columns(epochs: Iterable[Sequence[int]]) -> list[int]:
     return sorted(set(nearest))
 
 
-def fetch_sheets(client: MlflowClient, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
+def fetch_sheets(
+    client: MlflowClient, wanted: Sequence[tuple[RunRecord, int]]
+) -> dict[tuple[str, int], bytes]:
     """Sheets as PNG by (run id, epoch), a pixel for a pixel of an image; without those that are not there."""
 
-    def fetch(what: tuple[str, int]) -> bytes | None:
-        run_id, epoch = what
+    def fetch(what: tuple[RunRecord, int]) -> bytes | None:
+        run, epoch = what
         try:
-            with tempfile.TemporaryDirectory(prefix="gan-sheet-") as folder:
-                path = client.download_artifacts(run_id, sheet_name(epoch), folder)
-                with Image.open(path) as sheet:
-                    size = (sheet.width // SHEET_SCALE, sheet.height // SHEET_SCALE)
-                    small = sheet.convert("L").resize(size, Image.Resampling.NEAREST)
-        except (MlflowException, OSError, UnidentifiedImageError):
+            with _fetched(client, run, sheet_name(epoch)) as path, Image.open(path) as sheet:
+                size = (sheet.width // SHEET_SCALE, sheet.height // SHEET_SCALE)
+                small = sheet.convert("L").resize(size, Image.Resampling.NEAREST)
+        except (MlflowException, OSError, ValueError):
             return None
         png = io.BytesIO()
         small.save(png, format="png")
@@ -68,7 +72,7 @@ def fetch_sheets(client: MlflowClient, wanted: Sequence[tuple[str, int]]) -> dic
 
     with ThreadPoolExecutor(THREADS) as threads:
         found = zip(wanted, threads.map(fetch, wanted), strict=True)
-        return {what: png for what, png in found if png}
+        return {(run.run_id, epoch): png for (run, epoch), png in found if png}
 
 
 def first_epoch_peaks(client: MlflowClient, runs: Sequence[RunRecord]) -> Mapping[str, Peaks]:
@@ -76,15 +80,21 @@ def first_epoch_peaks(client: MlflowClient, runs: Sequence[RunRecord]) -> Mappin
     peaks = {}
     for run in runs:
         try:
-            with tempfile.TemporaryDirectory(prefix="gan-losses-") as folder:
-                path = Path(client.download_artifacts(run.run_id, "losses.npz", folder))
-                with np.load(path) as arrays:
-                    peaks[run.run_id] = Peaks(
-                        float(arrays["discriminator"][0].max()), float(arrays["generator"][0].max())
-                    )
+            with _fetched(client, run, "losses.npz") as path, np.load(path) as arrays:
+                peaks[run.run_id] = Peaks(
+                    float(arrays["discriminator"][0].max()), float(arrays["generator"][0].max())
+                )
         except (MlflowException, OSError, BadZipFile, KeyError, IndexError, ValueError):
             continue  # the claim says that they are missing
     return peaks
+
+
+@contextmanager
+def _fetched(client: MlflowClient, run: RunRecord, name: str) -> Iterator[Path]:
+    """A copy of a run's artifact, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="gan-artifact-") as folder:
+        address = f"{run.artifact_uri}/{name}"
+        yield Path(download_artifacts(address, dst_path=folder, tracking_uri=client.tracking_uri))
 
 
 def epoch_of(path: str) -> int:

@@ -126,6 +126,7 @@ def _record(run: Run, points: Mapping[tuple[str, str], Mapping[int, float]]) -> 
         failure=tags.get("failure_reason", ""),
         epochs={metric: list(by_epoch) for metric, by_epoch in mine.items()},
         metrics=run.data.metrics,
+        artifact_uri=info.artifact_uri,
     )
 
 

@@ -29,6 +29,7 @@ class RunRecord:
     failure: str = ""
     epochs: Mapping[str, list[int]] = field(default_factory=dict)  # metric → the epochs of its history
     metrics: Mapping[str, float] = field(default_factory=dict)  # metric → its last value
+    artifact_uri: str = ""
 
     def last(self, metric: str) -> float:
         """The metric after the last epoch logged; nan if there is none."""

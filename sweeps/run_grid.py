@@ -26,7 +26,7 @@ from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.live import LiveView, plain_console
 from gan_core.mlflow_client import MlflowClient
-from gan_core.store import prepare_store
+from gan_core.store import brief, prepare_store
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, make_plan
 from sweeps.report import make_report, read_sweep, write_figures
@@ -82,7 +82,9 @@ def _report(console: Console, plan: Plan, sweep: Sweep) -> None:
         page, _ = make_report(plan.tracking_uri, plan.experiment, sweep.parent_id)
         console.print(f"Report:   {page}")
     except Exception as error:
-        console.print(f"Report:   not made ({error}); python sweeps/report.py makes it")
+        console.print(
+            f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it"
+        )
 
 
 def _parser() -> OneLineParser:

@@ -26,7 +26,7 @@ from gan_core.config import RunConfig
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.scores import SCORES
 from gan_core.store import prepare_store
-from sweeps.comparison.reading import HISTORIES, _ask_database, _ask_server
+from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 100
@@ -126,7 +126,7 @@ def measure(uri: str, folder: Path, rounds: int) -> None:
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("gan-grid").experiment_id], max_results=42)
     run_ids = [run.info.run_id for run in found if "seed" in run.data.params][:40]
-    for name, read in (("all runs at once", _ask_database), ("run by run, 8 threads", _ask_server)):
+    for name, read in (("all runs at once", ask_database), ("run by run, 8 threads", ask_server)):
         times = []
         for _ in range(rounds):
             began = time.perf_counter()

@@ -85,7 +85,7 @@ def check_store(uri: str) -> None:
             try:
                 MlflowClient(uri).search_experiments(max_results=1)
             except Exception as error:
-                raise UserError(f"cannot use the store {redact(uri)}: {_brief(error, uri)}") from error
+                raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
     elif _is_new(file):
         folder = next(folder for folder in file.parents if folder.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -116,7 +116,7 @@ def prepare_store(uri: str, experiment: str) -> str:
                     database.execute("PRAGMA journal_mode=WAL")
         return _find_or_create_experiment(MlflowClient(uri), experiment, _artifact_root(file, uri))
     except (OSError, sqlite3.Error, MlflowException) as error:
-        raise UserError(f"cannot make the store {redact(uri)} ready: {_brief(error, uri)}") from error
+        raise UserError(f"cannot make the store {redact(uri)} ready: {brief(error, uri)}") from error
 
 
 def _is_new(file: Path) -> bool:
@@ -206,7 +206,7 @@ def _impatient() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _brief(error: Exception, uri: str) -> str:
+def brief(error: Exception, uri: str) -> str:
     """The error's first line, shortened, with the store's password taken out."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     password = urlsplit(uri).password

@@ -13,7 +13,7 @@ from gan_core.atomic import write_atomically
 from gan_core.command_line import OK, OneLineParser, add_store, run_command
 from gan_core.errors import UserError
 from gan_core.mlflow_client import MlflowClient
-from gan_core.store import check_store, checkpoint_dir, resolve_uri, sqlite_file
+from gan_core.store import brief, check_store, checkpoint_dir, resolve_uri, sqlite_file
 from gan_core.unfinished import settle_stale
 from sweeps.comparison.overview import (
     CONTACT_SHEET,
@@ -84,7 +84,7 @@ def make_report(
     try:
         _upload(client, record.run_id, files)
     except (MlflowException, OSError) as error:
-        notes.append(f"the report is not among the sweep's artifacts: {str(error).splitlines()[0]}")
+        notes.append(f"the report is not among the sweep's artifacts: {brief(error, uri)}")
     return folder / PAGE, notes
 
 

@@ -23,7 +23,7 @@ from gan_core.live import LiveView
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Outcome
-from gan_core.store import prepare_store, redact
+from gan_core.store import brief, prepare_store, redact
 from gan_core.unfinished import is_free, settle_stale
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
@@ -215,7 +215,7 @@ def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener
 
 
 def _store_is_away(console: Console, plan: Plan, error: MlflowException) -> None:
-    said = str(error).splitlines()[0][:200]
+    said = brief(error, plan.tracking_uri)
     console.print(
         f"the store {redact(plan.tracking_uri)} does not answer ({said}). What was trained is kept in "
         f"{plan.checkpoint_dir}: the same command logs it, once the store is back"
@@ -231,4 +231,6 @@ def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> N
         console.print(f"Report:   {page}")
     except Exception as error:
         # The grid has ended and is recorded: a report that cannot be made must not make it look broken.
-        console.print(f"Report:   not made ({error}); python sweeps/report.py makes it")
+        console.print(
+            f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it"
+        )

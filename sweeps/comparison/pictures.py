@@ -29,7 +29,7 @@ def sheet_epochs(client: MlflowClient, runs: Sequence[RunRecord]) -> dict[str, l
 
     def ask(run: RunRecord) -> list[int]:
         try:
-            # By the artifacts' address: the client asks the store for it each time, which doubles the time.
+            # By the artifacts' address: the client asks the store for it, which takes as long again.
             found = list_artifacts(f"{run.artifact_uri}/{SHEETS}", tracking_uri=client.tracking_uri)
             return sorted(epoch_of(file.path) for file in found)
         except (MlflowException, OSError, ValueError):

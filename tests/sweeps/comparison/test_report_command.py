@@ -15,6 +15,7 @@ from gan_core.config import RunConfig
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.scores import SCORES
 from gan_core.store import prepare_store
+from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
 from sweeps.report import main, make_report
 
 EPOCHS = 4
@@ -173,3 +174,18 @@ def test_a_broken_picture_is_left_out(uri, tmp_path):
     html = page.read_text()
     assert "no sheet kept" in html
     assert "no losses of single iterations are kept" in html
+
+
+def test_both_ways_to_read_histories_read_the_same(uri, tmp_path):
+    log_sweep(uri, tmp_path / "files", "one", seeds=(0, 1))
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("gan-grid").experiment_id
+    run_ids = [run.info.run_id for run in client.search_runs([experiment]) if "seed" in run.data.params]
+    points = [
+        sorted(
+            (run_id, point.key, point.step, point.value) for run_id, point in ask(client, run_ids, HISTORIES)
+        )
+        for ask in (ask_database, ask_server)
+    ]
+    assert len(points[0]) == 4 * (5 * EPOCHS + 1 + 2)
+    assert points[0] == points[1]

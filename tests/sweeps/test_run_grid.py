@@ -206,7 +206,8 @@ def _read_all(terminal):
 def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     started = Started(
         *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1,
-        "--tracking-uri", uri, "--name", "killed", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        "--tracking-uri", uri, "--name", "killed", "--retries", 0,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     started.wait_for(lambda: rows("SELECT 1 FROM metrics LIMIT 1"))
     workers = [process for process in started.family() if "ray::ImplicitFunc" in " ".join(process.cmdline())]

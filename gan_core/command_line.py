@@ -53,6 +53,11 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         "--data-dir", type=Path, metavar="DIR",
         help="where image sets are kept (default: GAN_DATA_DIR, else the project's data folder)",
     )  # fmt: skip
+    add_store(parser)
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where results are recorded."""
     parser.add_argument(
         "--tracking-uri", metavar="URI",
         help="MLflow store: sqlite:///FILE, or a server's http://HOST:PORT "

@@ -14,7 +14,7 @@ from gan_core.command_line import check_name, given_assessment, given_settings
 from gan_core.errors import UserError
 from gan_core.image_files import where_images_are
 from gan_core.store import check_store, checkpoint_dir, redact, resolve_uri
-from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid
+from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid, parse_rates
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that the command's arguments ask for. Writes nothing; raises UserError for what cannot be."""
-    grid, notes = make_grid(args.optimizers, args.z_dims, args.seeds, args.learning_rates)
+    grid, notes = make_grid(args.optimizers, args.z_dims, args.seeds, parse_rates(args.learning_rates))
     runs = grid_runs(grid, **given_settings(args))
     assessment = given_assessment(args)
     if args.workers is not None and args.workers < 1:
@@ -104,7 +104,7 @@ def describe_plan(plan: Plan) -> str:
     """The plan in words, a line each: what, how long, how many at a time, from where, to where."""
     grid, config = plan.grid, plan.runs[0].config
     cells, seeds = len(grid.cells()), len(grid.seeds)
-    rates = {"learning rate": _listed(grid.learning_rates)} if grid.learning_rates else {}
+    rates = {"learning rate": grid.rates_in_words()} if grid.learning_rates else {}
     lines = {
         "sweep": f"{plan.name}, in experiment {plan.experiment}",
         "optimizer": _listed(grid.optimizers),
@@ -119,6 +119,7 @@ def describe_plan(plan: Plan) -> str:
         + (f", on the Ray cluster at {plan.address}" if plan.address else ""),
         "data": f"{plan.dataset}, {where_images_are(plan.dataset, plan.data_dir)}",
         "store": redact(plan.tracking_uri),
+        "checkpoints": f"every {plan.checkpoint_every} epochs, in {plan.checkpoint_dir}",
     }
     return "\n".join([*plan.notes, *(f"{what:<14} {words}" for what, words in lines.items())])
 

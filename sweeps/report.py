@@ -1,186 +1,139 @@
-"""MLflow → the comparison of a sweep's cells. Reads nothing else, so it can be made again at any time."""
+"""Compare the cells of a sweep: a page that says which setting is best and how sure one can be."""
 
-import io
+import argparse
+import os
+import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
-from PIL import Image
 
+from gan_core.atomic import write_atomically
+from gan_core.command_line import OK, OneLineParser, add_store, run_command
+from gan_core.errors import UserError
 from gan_core.mlflow_client import MlflowClient
-from gan_core.run_folder import sheet_name
-from sweeps.grid import short
-from sweeps.runs import CELL_TAG, Sweep, children
+from gan_core.store import brief, check_store, checkpoint_dir, resolve_uri, sqlite_file
+from gan_core.unfinished import settle_stale
+from sweeps.comparison.overview import (
+    CONTACT_SHEET,
+    LOSSES_FIGURE,
+    contact_sheet,
+    losses_figure,
+    write_figures,
+)
+from sweeps.comparison.reading import find_sweep, read_record, read_sweep
+from sweeps.comparison.records import RunRecord
+from sweeps.folders import report_folder
 
-LOSSES_FIGURE, CONTACT_SHEET = "losses.png", "contact_sheet.png"
+PROGRAM = "report.py"
+ARTIFACTS = "report"  # the folder among the parent run's artifacts
+PAGE = "report.html"
+
+__all__ = [
+    "CONTACT_SHEET",
+    "LOSSES_FIGURE",
+    "RunRecord",
+    "contact_sheet",
+    "losses_figure",
+    "make_report",
+    "read_sweep",
+    "write_figures",
+]
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """One child run, as the store has it."""
-
-    name: str
-    run_id: str
-    status: str
-    cell: str
-    optimizer: str
-    learning_rate: float
-    z_dim: int
-    seed: int
-    # metric → an element an epoch; empty where the run logged none
-    history: dict[str, list[float]]
-    health: str = ""  # empty where nothing was found out
-
-    def last(self, metric: str) -> float:
-        """The metric after the last epoch logged; nan if there is none."""
-        return self.history[metric][-1] if self.history.get(metric) else float("nan")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and write the report; the exit code."""
+    args = _parser().parse_args(argv)
+    uri = resolve_uri(args.tracking_uri)
+    _require_store(uri)
+    page, notes = make_report(uri, args.experiment, args.sweep, args.output)
+    for note in notes:
+        print(f"{PROGRAM}: {note}", file=sys.stderr)
+    print(page)
+    return OK
 
 
-def read_sweep(client: MlflowClient, sweep: Sweep) -> list[RunRecord]:
-    """The sweep's runs that have begun, in the order of the grid."""
-    records = []
-    for run in children(client, sweep):
-        params = run.data.params
-        if "seed" not in params:
-            continue  # ended before it began
-        history = {
-            metric: [
-                point.value
-                for point in sorted(
-                    client.get_metric_history(run.info.run_id, metric), key=lambda point: point.step
-                )
-            ]
-            for metric in run.data.metrics
-        }
-        records.append(
-            RunRecord(
-                run.info.run_name,
-                run.info.run_id,
-                run.info.status,
-                run.data.tags[CELL_TAG],
-                params["optimizer"],
-                float(params["learning_rate"]),
-                int(params["z_dim"]),
-                int(params["seed"]),
-                history,
-                run.data.tags.get("health", ""),
-            )
+def make_report(
+    uri: str, experiment: str, sweep: str | None = None, output: Path | None = None
+) -> tuple[Path, list[str]]:
+    """Write the report of a sweep (the latest, or that of this name or run id); the page, and what to tell.
+
+    It goes into `output` (by default `reports/NAME`), and among the artifacts of the sweep's parent run.
+    Raises UserError if there is no such sweep or the folder cannot be written.
+    """
+    # Templates and statistics take a second to import; a command that only reads names does without them.
+    from sweeps.comparison.assemble import report_files
+
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        settle_stale(client, found.experiment_id, checkpoint_dir(None, uri))
+    parent, namesakes = find_sweep(client, experiment, sweep)
+    folder = output or report_folder(uri, parent.info.run_name)
+    _require_folder(folder)
+    record = read_record(client, parent, experiment, namesakes)
+    files = report_files(client, record)
+    _write(folder, files)
+    notes = []
+    if namesakes:
+        notes.append(
+            f"{namesakes + 1} sweeps are called {record.name!r}; this is the report of {record.run_id}, "
+            f"{'named by its run id' if sweep == record.run_id else 'the latest'}"
         )
-    return records
+    try:
+        _upload(client, record.run_id, files)
+    except (MlflowException, OSError) as error:
+        notes.append(f"the report is not among the sweep's artifacts: {brief(error, uri)}")
+    return folder / PAGE, notes
 
 
-def write_figures(client: MlflowClient, parent_id: str, records: Sequence[RunRecord]) -> None:
-    """Log the two figures of the sweep as artifacts of its parent run."""
-    if not records:
-        return
-    with tempfile.TemporaryDirectory(prefix="gan-report-") as folder:
-        for name, figure in (
-            (LOSSES_FIGURE, losses_figure(records)),
-            (CONTACT_SHEET, contact_sheet(records, _last_sheets(client, records))),
-        ):
-            picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=110)
-            path = Path(folder) / name
-            path.write_bytes(picture.getvalue())
-            client.log_artifact(parent_id, str(path))
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog=PROGRAM, description=__doc__, allow_abbrev=False, formatter_class=argparse.HelpFormatter
+    )
+    parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
+    add_store(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where to write it (default: reports/NAME beside the store)",
+    )
+    return parser
 
 
-def losses_figure(records: Sequence[RunRecord]) -> Figure:
-    """All cells' losses: a row for each optimizer and rate, D left, G right, a colour for each z_dim.
-
-    A line is a run: the mean loss of each epoch.
-    """
-    rows = _rows(records)
-    z_dims = _columns(records)
-    colours = dict(zip(z_dims, colormaps["viridis"](np.linspace(0.05, 0.85, len(z_dims))), strict=True))
-    figure = Figure(figsize=(10, 0.8 + 2.7 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), 2, squeeze=False, sharex=True)
-    for row, setting in enumerate(rows):
-        for column, (metric, name) in enumerate((("loss/discriminator", "D"), ("loss/generator", "G"))):
-            axes = grid[row, column]
-            for record in records:
-                losses = record.history.get(metric)
-                if _setting(record) == setting and losses:
-                    marker = "." if len(losses) < 20 else ""
-                    axes.plot(
-                        range(1, len(losses) + 1),
-                        losses,
-                        color=colours[record.z_dim],
-                        linewidth=1.2,
-                        marker=marker,
-                    )
-            axes.set_title(f"{setting}: loss of {name}", fontsize=10, loc="left")
-            axes.set_ylim(bottom=0)
-            axes.spines[["top", "right"]].set_visible(False)
-        grid[row, 0].set_ylabel("nats, mean of epoch")
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
-    # One legend for the figure: a colour means the same in every panel.
-    for z_dim in z_dims:
-        grid[0, 1].plot([], [], color=colours[z_dim], label=f"z_dim {z_dim}")
-    figure.legend(loc="outside upper center", ncols=len(z_dims), frameon=False)
-    return figure
+def _require_store(uri: str) -> None:
+    file = sqlite_file(uri)
+    if file is not None and not (file.is_file() and file.stat().st_size):
+        raise UserError(f"there is no store {file}; python sweeps/run_grid.py makes one")
+    check_store(uri)
 
 
-def contact_sheet(records: Sequence[RunRecord], sheets: dict[str, Image.Image]) -> Figure:
-    """The last sample sheet of every cell's first seed: a row for each optimizer, a column for each z_dim.
-
-    Within a column, all sheets are made of the same z. `sheets`: by run id.
-    """
-    rows, z_dims = _rows(records), _columns(records)
-    first_seed = min(record.seed for record in records)
-    figure = Figure(figsize=(2.6 * len(z_dims) + 0.5, 2.8 * len(rows) + 0.3), layout="constrained")
-    grid = figure.subplots(len(rows), len(z_dims), squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-    for record in records:
-        if record.seed != first_seed:
-            continue
-        axes = grid[rows.index(_setting(record)), z_dims.index(record.z_dim)]
-        if sheet := sheets.get(record.run_id):
-            axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        note = "" if record.status == "FINISHED" else f", {record.status}"
-        axes.set_xlabel(f"epoch {len(record.history.get('loss/generator', []))}{note}", fontsize=8)
-    for axes, z_dim in zip(grid[0], z_dims, strict=True):
-        axes.set_title(f"z_dim {z_dim}", fontsize=10)
-    for axes, setting in zip(grid[:, 0], rows, strict=True):
-        axes.set_ylabel(setting, fontsize=10)
-    return figure
+def _require_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to the folder {folder}")
 
 
-def _setting(record: RunRecord) -> str:
-    return f"{record.optimizer} {short(record.learning_rate)}"
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    try:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_atomically(folder / name, content)
+    except OSError as error:
+        raise UserError(f"cannot write {folder / name}: {error.strerror}") from error
 
 
-def _rows(records: Sequence[RunRecord]) -> list[str]:
-    return list(dict.fromkeys(_setting(record) for record in records))
+def _upload(client: MlflowClient, parent_id: str, files: Mapping[str, bytes]) -> None:
+    """These files alone: `folder` may hold others."""
+    with tempfile.TemporaryDirectory(prefix="gan-report-") as scratch:
+        _write(Path(scratch), files)
+        client.log_artifacts(parent_id, scratch, ARTIFACTS)
 
 
-def _columns(records: Sequence[RunRecord]) -> list[int]:
-    return sorted({record.z_dim for record in records})
-
-
-def _last_sheets(client: MlflowClient, records: Sequence[RunRecord]) -> dict[str, Image.Image]:
-    """The last sample sheet of each run that has one, by run id."""
-    sheets = {}
-    with tempfile.TemporaryDirectory(prefix="gan-sheets-") as folder:
-        for record in records:
-            try:
-                logged = [file.path for file in client.list_artifacts(record.run_id, "samples")]
-                if not logged:
-                    continue
-                path = client.download_artifacts(record.run_id, max(logged, key=_epoch_of), folder)
-            except (MlflowException, OSError):
-                continue  # the figure shows an empty place
-            with Image.open(path) as sheet:
-                sheets[record.run_id] = sheet.copy()
-    return sheets
-
-
-def _epoch_of(path: str) -> int:
-    return int(Path(path).stem.removeprefix(Path(sheet_name(0)).stem.rstrip("0")))
+if __name__ == "__main__":
+    run_command(PROGRAM, main)

@@ -78,7 +78,13 @@ def _parser() -> OneLineParser:
         ("--optimizers", str, ["sgd", "adam"], "axis: optimizers of D and of G (default: sgd adam)"),
         ("--z-dims", int, [20, 50, 100, 200], "axis: lengths of the noise vector z (default: 20 50 100 200)"),
         ("--seeds", int, [0], "axis: seeds; a cell has one run for each (default: 0)"),
-        ("--learning-rates", float, [], "axis: step sizes (default: none, each optimizer has its own)"),
+        (
+            "--learning-rates",
+            str,
+            [],
+            "axis: step sizes for all optimizers, or lists such as sgd=0.03,0.1 adam=0.001 "
+            "(default: none, each optimizer has its own)",
+        ),
     ):
         parser.add_argument(
             flag, nargs="+", type=kind, default=default, metavar=flag[2:-1].split("-")[-1].upper(), help=text

@@ -17,9 +17,11 @@ from sweeps.plan import Plan
 KIND_TAG = "sweep.kind"
 KEY_TAG = "sweep.key"  # what all its runs have in common
 UNNAMED_TAG = "sweep.unnamed"
+NOW = "now."  # before the name of a parent's param: its value since the sweep has grown
 CELL_TAG = "sweep.cell"
 COLOUR_TAG = "mlflow.runColor"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
+OWN_RATES = "each optimizer's own"  # the parent's param learning_rates where they are no axis
 
 
 class Sweep(NamedTuple):
@@ -43,12 +45,12 @@ def begin_sweep(
         "optimizers": _listed(grid.optimizers),
         "z_dims": _listed(grid.z_dims),
         "seeds": _listed(grid.seeds),
-        "learning_rates": _listed(grid.learning_rates) or "each optimizer's own",
+        "learning_rates": grid.rates_in_words() or OWN_RATES,
         "epochs": str(common["epochs"]),
     }
     if found:
         before = client.get_run(found.parent_id).data.params
-        grown = [RunTag(f"last.{name}", value) for name, value in axes.items() if before.get(name) != value]
+        grown = [RunTag(f"{NOW}{name}", value) for name, value in axes.items() if before.get(name) != value]
         client.log_batch(found.parent_id, tags=[*grown, RunTag(LOCK_TAG, lock)])
         client.update_run(found.parent_id, status="RUNNING")
         return found

@@ -27,7 +27,7 @@ from gan_core.store import brief, prepare_store, redact
 from gan_core.unfinished import is_free, lock_tag, settle_stale
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
-from sweeps.report import read_sweep, write_figures
+from sweeps.report import make_report, read_sweep, write_figures
 from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle
 from sweeps.stock import ELSEWHERE, Stock, take_stock
 from sweeps.summary import show_results
@@ -249,3 +249,11 @@ def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> N
     records = read_sweep(client, sweep)
     write_figures(client, sweep.parent_id, records)
     show_results(console, plan.tracking_uri, client, sweep, records)
+    try:
+        page, _ = make_report(plan.tracking_uri, plan.experiment, sweep.parent_id)
+        console.print(f"Report:   {page}")
+    except Exception as error:
+        # The grid has ended and is recorded: a report that cannot be made must not make it look broken.
+        console.print(
+            f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it"
+        )

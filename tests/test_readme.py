@@ -31,7 +31,7 @@ def test_every_picture_and_page_that_it_names_is_there():
 
 
 def test_commands_shown_have_flags_that_exist(command):
-    for program in ("sweeps/run_grid.py", "gan_core"):
+    for program in ("sweeps/run_grid.py", "sweeps/report.py", "gan_core"):
         words = [ROOT / program] if program.endswith(".py") else ["-m", program]
         known = command(*words, "--help").stdout
         for line in re.findall(rf"^python (?:-m )?{re.escape(program)} (.*)$", README, re.MULTILINE):

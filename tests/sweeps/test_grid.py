@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gan_core.errors import UserError
-from sweeps.grid import grid_runs, make_grid
+from sweeps.grid import grid_runs, make_grid, parse_rates
 
 NAMES = st.lists(st.sampled_from(["sgd", "adam", "adamw", "rmsprop"]), min_size=1)
 DIMS = st.lists(st.integers(1, 500), min_size=1, max_size=4)
@@ -89,3 +89,45 @@ def test_values_are_refused_before_anything_else():
     grid, _ = make_grid(["sgd"], [20, 0], [0])
     with pytest.raises(UserError, match=r"z_dim .* got 0"):
         grid_runs(grid)
+
+
+def test_rates_can_differ_by_optimizer():
+    rates = parse_rates(["sgd=0.03,0.1", "adam=0.001"])
+    grid, notes = make_grid(["sgd", "adam", "rmsprop"], [20], [0], rates)
+    runs = grid_runs(grid)
+    assert [(run.name, run.config.learning_rate) for run in runs] == [
+        ("sgd_lr0.03_z20_s0", 0.03),
+        ("sgd_lr0.1_z20_s0", 0.1),
+        ("adam_lr0.001_z20_s0", 0.001),
+        ("rmsprop_z20_s0", 2e-4),  # no entry: its own rate
+    ]
+    assert grid.rates_in_words() == "sgd=0.03,0.1 adam=0.001"
+    assert not notes
+
+
+@pytest.mark.parametrize("words", [["0.03", "0.1"], ["sgd=0.03,0.1", "adam=0.1"], []])
+def test_the_words_for_the_rates_are_those_of_the_command_line(words):
+    grid, _ = make_grid(["sgd", "adam"], [20], [0], parse_rates(words))
+    assert grid.rates_in_words() == " ".join(words)
+    again, _ = make_grid(["sgd", "adam"], [20], [0], parse_rates(grid.rates_in_words().split()))
+    assert again == grid
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["many"], "should be numbers, got 'many'"),
+        (["sgd=0.1", "0.3"], "'0.3' stands among the latter"),
+        (["sgd=0.1", "sgd=0.3"], "has sgd twice"),
+        (["sgd=0.1,1e-1"], "has a rate twice in sgd=0.1,1e-1"),
+        (["sgd="], "should be numbers, got ''"),
+        (["sgd=0.1,"], "should be numbers, got ''"),
+        (["sgd=0.1,x"], "should be numbers, got 'x'"),
+        (["rmsprop=0.1"], "given for rmsprop, which is not among the optimizers sgd adam"),
+        (["sgd=-1"], r"learning_rate should be greater than 0, got -1.0"),
+        (["sgd=inf"], r"learning_rate should be a finite number"),
+    ],
+)
+def test_bad_rates_are_refused(words, said):
+    with pytest.raises(UserError, match=said):
+        grid_runs(make_grid(["sgd", "adam"], [20], [0], parse_rates(words))[0])

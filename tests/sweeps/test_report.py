@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_core.assess import Assessment
+from gan_core.assessment import Assessment
 from gan_core.data import ImageSet
 from gan_core.mlflow_client import MlflowClient
-from gan_core.run import run
+from gan_core.run import Job, run
 from gan_core.store import prepare_store
 from gan_core.tracking import MlflowTracker
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan
 from sweeps.report import contact_sheet, losses_figure, read_sweep, write_figures
-from sweeps.runs import add_children, begin_sweep, children, settle
+from sweeps.runs import add_child, begin_sweep, children, colours, settle
 
 NAMES = ["sgd_z5_s0", "sgd_z7_s0", "adam_z5_s0", "adam_z7_s0"]
 
@@ -22,29 +22,34 @@ def client(uri):
 
 
 @pytest.fixture
-def plan(uri):
+def plan(uri, tmp_path):
     grid, notes = make_grid(["sgd", "adam"], [5, 7], [0])
     runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=2)
-    return Plan("small", "grid", grid, runs, notes, "digits", None, uri, 1, None, Assessment())
+    return Plan(
+        name="small", experiment="grid", grid=grid, runs=runs, notes=notes, dataset="digits", data_dir=None,
+        tracking_uri=uri, workers=1, address=None, assessment=Assessment(), named=True, again=False,
+        checkpoint_dir=tmp_path / "checkpoints", checkpoint_every=1, retries=0,
+    )  # fmt: skip
 
 
 @pytest.fixture
 def sweep(client, plan, uri):
-    return begin_sweep(client, prepare_store(uri, "grid"), plan)
+    return begin_sweep(client, prepare_store(uri, "grid"), plan, "a.lock", None)
 
 
 @pytest.fixture
 def run_ids(client, sweep, plan):
-    return add_children(client, sweep, plan.runs)
+    colour = colours(run.cell for run in plan.runs)
+    return {run.name: add_child(client, sweep, run, colour[run.cell]) for run in plan.runs}
 
 
 @pytest.fixture
-def trained(plan, run_ids, uri, digits, digits_reference):
+def trained(plan, run_ids, uri, digits, digits_reference, watcher):
     """All runs of the plan, trained here, without Ray."""
     data = ImageSet("digits", digits.images[:200], digits.digest, digits.source)
     for one in plan.runs:
         tracker = MlflowTracker(uri, run_ids[one.name], one.config, data, one.name)
-        run(one.name, one.config, data, tracker, lambda _: None, digits_reference, plan.assessment)
+        run(Job(one.name, one.config, data, digits_reference, plan.assessment), tracker, watcher())
     return run_ids
 
 
@@ -70,8 +75,8 @@ def test_the_parent_has_the_grid_in_its_params(client, sweep):
 def test_no_run_is_left_unsettled(client, sweep, run_ids, cut_off, whole):
     client.set_terminated(run_ids["sgd_z5_s0"], "FINISHED")
     client.update_run(run_ids["sgd_z7_s0"], status="RUNNING")
-    statuses = settle(client, sweep, cut_off, {"sgd_z7_s0": "out of memory"})
-    assert statuses == {name: "FINISHED" if name == "sgd_z5_s0" else cut_off for name in NAMES}
+    statuses = settle(client, sweep, cut_off, {run_ids["sgd_z7_s0"]: "out of memory"})
+    assert statuses == {run_ids[name]: "FINISHED" if name == "sgd_z5_s0" else cut_off for name in NAMES}
     assert client.get_run(run_ids["sgd_z7_s0"]).data.tags["failure_reason"] == "out of memory"
     assert client.get_run(sweep.parent_id).info.status == whole
 

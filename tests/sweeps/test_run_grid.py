@@ -79,6 +79,11 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
         with Image.open(files / figure) as picture:
             assert min(picture.size) > 300
 
+    page = tmp_path / "reports" / "small" / "report.html"
+    assert "sgd_z5" in page.read_text()
+    assert (files / "report" / "report.html").read_text() == page.read_text()
+    assert f"Report:   {page}" in done.stdout
+
     # The same seed and z_dim begin at the same G and D, whatever the optimizer.
     first = {name: np.load(tmp_path / name / "losses.npz")["discriminator"][0, 0] for name in names}
     assert first["sgd_z5_s0"] == first["adam_z5_s0"] != first["sgd_z5_s1"]
@@ -201,7 +206,8 @@ def _read_all(terminal):
 def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     started = Started(
         *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1,
-        "--tracking-uri", uri, "--name", "killed", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        "--tracking-uri", uri, "--name", "killed", "--retries", 0,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     started.wait_for(lambda: rows("SELECT 1 FROM metrics LIMIT 1"))
     workers = [process for process in started.family() if "ray::ImplicitFunc" in " ".join(process.cmdline())]

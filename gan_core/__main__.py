@@ -116,7 +116,7 @@ def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) 
     # MLflow takes a second to import; a run into a folder does without it.
     from mlflow.exceptions import MlflowException
 
-    from gan_core import store, tracking, unfinished
+    from gan_core import locks, store, tracking, unfinished
     from gan_core.mlflow_client import MlflowClient
 
     uri = store.resolve_uri(args.tracking_uri)
@@ -129,12 +129,12 @@ def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) 
         client = MlflowClient(uri)
         unfinished.settle_stale(client, experiment_id, root)
         found = None if args.again else unfinished.find_cut_off(client, experiment_id, name, config)
-        known = unfinished.lock_in(root, found.data.tags.get(unfinished.LOCK_TAG)) if found else None
+        known = locks.lock_in(root, found.data.tags.get(unfinished.LOCK_TAG)) if found else None
         lock_file = known or f"{uuid4().hex}/lock"
         checkpoints = CheckpointFolder((root / lock_file).parent, config)
         # Before the run is in the store: there is no moment in which it lives and has no lock.
         lock.enter_context(checkpoints.locked())
-        tag = unfinished.lock_tag(root, lock_file)
+        tag = locks.lock_tag(root, lock_file)
         if found:
             run_id = found.info.run_id
             client.set_tag(run_id, unfinished.LOCK_TAG, tag)

@@ -2,17 +2,23 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from gan_core.assessment import Assessment
 from gan_core.command_line import check_name, given_assessment, given_settings
 from gan_core.errors import UserError
 from gan_core.image_files import where_images_are
+from gan_core.locks import lock_tag
 from gan_core.store import check_store, checkpoint_dir, redact, resolve_uri
 from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid, parse_rates
 
@@ -45,6 +51,12 @@ class Plan:
         for name in (*AXES, "epochs"):
             del common[name]
         return json.dumps(common, sort_keys=True)
+
+    @property
+    def lock(self) -> str:
+        """The file, in `checkpoint_dir`, that whoever conducts the sweep holds."""
+        identity = f"{redact(self.tracking_uri)} {self.experiment} {self.name if self.named else self.key}"
+        return f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.lock"
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -87,6 +99,27 @@ def make_plan(args: argparse.Namespace) -> Plan:
         checkpoint_every=args.checkpoint_every,
         retries=args.retries,
     )
+
+
+@contextmanager
+def locked(plan: Plan) -> Iterator[None]:
+    """Be the one process that conducts the sweep; at its end, however it ends, the lock is free again.
+
+    Raises UserError if another process has it.
+    """
+    try:
+        lock_tag(plan.checkpoint_dir, plan.lock)
+        # Not at once: another command may just be asking whether anybody holds it.
+        taken = FileLock(plan.checkpoint_dir / plan.lock).acquire(timeout=1)
+    except Timeout as error:
+        what = f"the sweep {plan.name!r}" if plan.named else "a sweep of these settings"
+        raise UserError(
+            f"{what} is running already, in another process: wait for it, or choose another --name"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
+    with taken:
+        yield
 
 
 def _check_cluster(address: str) -> None:

@@ -21,7 +21,7 @@ from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
 from gan_core.quality.packaged import has_judge
 from sweeps.grid import AXES
-from sweeps.plan import Plan, describe_plan, make_plan
+from sweeps.plan import Plan, describe_plan, locked, make_plan
 from sweeps.ray_session import ray_session, set_ray_environment
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
     if not has_judge(plan.dataset):
         _train_judge(plan)  # minutes, perhaps, which Ctrl-C ends here and not in a thread
     set_ray_environment(plan.address)
-    with ThreadPoolExecutor(1) as beside, ExitStack() as workers:
+    with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
         # To import PyTorch and MLflow and to make a new store takes as long as Ray takes to start.
         prepared = beside.submit(_prepare, plan)
         workers.enter_context(ray_session(plan.address, plan.workers))

@@ -108,6 +108,8 @@ def settle(
             statuses.pop(one, None)
     ended = set(statuses.values())
     whole = "FINISHED" if ended == {"FINISHED"} else "KILLED" if "KILLED" in ended else "FAILED"
+    if "failure_reason" in client.get_run(sweep.parent_id).data.tags:
+        client.delete_tag(sweep.parent_id, "failure_reason")  # of a process before this one
     end_run(client, sweep.parent_id, whole)
     return statuses
 

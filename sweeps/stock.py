@@ -10,9 +10,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from gan_core.errors import UserError
+from gan_core.locks import liveness
 from gan_core.mlflow_client import MlflowClient
 from gan_core.store import brief, is_new, redact
-from gan_core.unfinished import LOCK_TAG, UNFINISHED, children_of, liveness, search
+from gan_core.unfinished import LOCK_TAG, UNFINISHED, children_of, search
 from sweeps.grid import GridRun
 from sweeps.plan import Plan
 from sweeps.runs import KEY_TAG, KIND_TAG, UNNAMED_TAG, Sweep

@@ -1,7 +1,6 @@
 """A sweep from its first run to its comparison, on a Ray that is there."""
 
 import dataclasses
-import hashlib
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ray
-from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from ray import tune
 from rich.console import Console
@@ -20,11 +18,12 @@ from gan_core.command_line import OK, RUN_FAILED
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.live import LiveView
+from gan_core.locks import is_free, lock_tag
 from gan_core.mlflow_client import MlflowClient
 from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Outcome
 from gan_core.store import brief, prepare_store, redact
-from gan_core.unfinished import is_free, lock_tag, settle_stale
+from gan_core.unfinished import settle_stale
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.report import make_report, read_sweep, write_figures
@@ -33,7 +32,6 @@ from sweeps.stock import ELSEWHERE, Stock, take_stock
 from sweeps.summary import show_results
 from sweeps.trial import Listener, Task, run_trial
 
-LOCK_PATIENCE = 1.0  # seconds: another command may be asking whether anybody holds it
 STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
 
 
@@ -44,7 +42,6 @@ class Prepared(NamedTuple):
     reference: Reference
     client: MlflowClient
     experiment_id: str
-    lock: FileLock  # held
     stock: Stock
     notes: list[str]
 
@@ -52,16 +49,17 @@ class Prepared(NamedTuple):
 def prepare(plan: Plan) -> Prepared:
     """Load the images and what they are scored by, make the store ready, and find out what is left to do.
 
-    Raises UserError, also if another process conducts this sweep.
+    To be called with the plan's lock held. Raises UserError, also if the sweep is conducted elsewhere.
     """
     data = load_images(plan.dataset, plan.data_dir)
     reference = load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
-    lock = _lock(plan)
     try:
         # Not before: a client makes a store that is not there by itself, and not safely.
         client = MlflowClient(plan.tracking_uri)
-        gone = settle_stale(client, experiment_id, plan.checkpoint_dir, ours=_lock_tag(plan))
+        gone = settle_stale(
+            client, experiment_id, plan.checkpoint_dir, ours=lock_tag(plan.checkpoint_dir, plan.lock)
+        )
         stock = take_stock(client, experiment_id, plan)
     except MlflowException as error:
         said = brief(error, plan.tracking_uri)
@@ -72,20 +70,19 @@ def prepare(plan: Plan) -> Prepared:
             "with --again"
         )
     notes = [f"{len(gone)} runs of a process that is gone were still marked as running"] if gone else []
-    return Prepared(data, reference, client, experiment_id, lock, stock, notes)
+    return Prepared(data, reference, client, experiment_id, stock, notes)
 
 
 def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console) -> int:
     """Train what is left of the plan, end `workers`, and show what came of it; the exit code."""
     console.print("\n".join([*prepared.notes, f"{'to do':<14} {prepared.stock.count()}"]))
-    with prepared.lock:
-        try:
-            sweep, done = _train_what_is_left(plan, prepared, workers, console)
-            _show(console, plan, prepared.client, sweep)
-        except (MlflowException, OSError) as error:
-            _store_is_away(console, plan, error)
-            return RUN_FAILED
-        return OK if done else RUN_FAILED
+    try:
+        sweep, done = _train_what_is_left(plan, prepared, workers, console)
+        _show(console, plan, prepared.client, sweep)
+    except (MlflowException, OSError) as error:
+        _store_is_away(console, plan, error)
+        return RUN_FAILED
+    return OK if done else RUN_FAILED
 
 
 def _train_what_is_left(
@@ -100,7 +97,9 @@ def _train_what_is_left(
         if stock.parent.info.status != "FINISHED" or any(step.shorter for step in stock.steps):
             settle(client, stock.sweep, "KILLED", {}, _replaced(stock, run_ids))
         return stock.sweep, True
-    sweep = begin_sweep(client, prepared.experiment_id, plan, _lock_tag(plan), stock.sweep)
+    sweep = begin_sweep(
+        client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), stock.sweep
+    )
     cut_off = "FAILED"  # what a run is that no worker has ended
     outcomes: dict[str, Outcome] = {}
     statuses: dict[str, str] = {}
@@ -130,33 +129,6 @@ def _train_what_is_left(
 def _replaced(stock: Stock, run_ids: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The shorter runs that each run, by id, replaces once it is finished."""
     return {run_ids[step.run.name]: step.shorter for step in stock.steps if step.run.name in run_ids}
-
-
-def _lock_name(plan: Plan) -> str:
-    identity = f"{redact(plan.tracking_uri)} {plan.experiment} {plan.name if plan.named else plan.key}"
-    return f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.lock"
-
-
-def _lock_tag(plan: Plan) -> str:
-    return lock_tag(plan.checkpoint_dir, _lock_name(plan))
-
-
-def _lock(plan: Plan) -> FileLock:
-    """The sweep's lock, taken; it ends with this process at the latest."""
-    # Taken in one thread, released in another.
-    lock = FileLock(plan.checkpoint_dir / _lock_name(plan), thread_local=False)
-    try:
-        plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_PATIENCE)
-        _lock_tag(plan)
-    except Timeout as error:
-        what = f"the sweep {plan.name!r}" if plan.named else "a sweep of these settings"
-        raise UserError(
-            f"{what} is running already, in another process: wait for it, or choose another --name"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
-    return lock
 
 
 def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, stock: Stock) -> dict[str, str]:
@@ -191,7 +163,7 @@ def _stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
 
 
 def _stop_file(plan: Plan) -> Path:
-    return plan.checkpoint_dir / _lock_name(plan).replace(".lock", ".stop")
+    return plan.checkpoint_dir / plan.lock.replace(".lock", ".stop")
 
 
 def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener: Listener) -> None:

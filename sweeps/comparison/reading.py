@@ -82,7 +82,7 @@ def read_record(client: MlflowClient, parent: Run, experiment: str, namesakes: i
         runs=_records(client, found),
         absent=[
             AbsentRun(
-                run.info.run_name, run.data.tags[CELL_TAG], run.info.status,
+                run.info.run_name, run.data.tags.get(CELL_TAG, "?"), run.info.status,
                 run.data.tags.get("failure_reason", ""),
             )
             for run in found
@@ -104,7 +104,13 @@ def read_sweep(client: MlflowClient, sweep: Sweep) -> list[RunRecord]:
 
 
 def _began(run: Run) -> bool:
-    return "seed" in run.data.params
+    """Whether the run has its settings, and they make sense."""
+    params = run.data.params
+    try:
+        int(params["seed"]), int(params["z_dim"]), float(params["learning_rate"])
+    except (KeyError, ValueError):
+        return False
+    return "optimizer" in params and CELL_TAG in run.data.tags
 
 
 def _records(client: MlflowClient, found: Sequence[Run]) -> list[RunRecord]:

@@ -302,7 +302,7 @@ def test_a_killed_process_holds_no_lock(folder, tmp_path):
     import subprocess
     import sys
 
-    from gan_core.unfinished import is_free
+    from gan_core.locks import is_free
 
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder.folder)], stdout=subprocess.PIPE, text=True

@@ -6,10 +6,11 @@ import pytest
 from filelock import FileLock
 
 from gan_core.config import RunConfig
+from gan_core.locks import liveness, lock_tag
 from gan_core.mlflow_client import MlflowClient
 from gan_core.store import prepare_store
 from gan_core.tracking import create_run
-from gan_core.unfinished import LOCK_TAG, PARENT_TAG, find_cut_off, liveness, lock_tag, settle_stale
+from gan_core.unfinished import LOCK_TAG, PARENT_TAG, find_cut_off, settle_stale
 
 CONFIG = RunConfig(dataset="digits", epochs=3)
 LOCK = "0123456789abcdef" * 2 + "/lock"
@@ -77,9 +78,7 @@ def test_another_folders_runs_are_not_judged_but_a_moved_folders_are(
 
 
 def test_a_folder_is_given_one_identity_by_many(places, at_once, tmp_path):
-    setup = (
-        f"from pathlib import Path\nfrom gan_core.unfinished import lock_tag\nhere = Path({str(tmp_path)!r})"
-    )
+    setup = f"from pathlib import Path\nfrom gan_core.locks import lock_tag\nhere = Path({str(tmp_path)!r})"
     at_once(12, setup, "(here / str(number)).write_text(lock_tag(here / 'new', 'x'))")
     assert len({(tmp_path / str(number)).read_text() for number in range(12)}) == 1
     (tmp_path / "new" / "identity").write_bytes(b"\x00")  # a power cut's, say

@@ -8,9 +8,10 @@ import pytest
 
 from gan_core.assessment import Assessment
 from gan_core.errors import UserError
+from gan_core.locks import lock_tag
 from gan_core.mlflow_client import MlflowClient
 from gan_core.store import prepare_store
-from gan_core.unfinished import LOCK_TAG, lock_tag
+from gan_core.unfinished import LOCK_TAG
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan
 from sweeps.runs import add_child, begin_sweep, settle

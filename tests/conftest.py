@@ -16,7 +16,7 @@ from gan_core.store import prepare_store
 
 ROOT = Path(__file__).parent.parent
 
-# A shell starts what it runs in the background with SIGINT ignored, and so would be every command tested here.
+# A shell starts its background jobs with SIGINT ignored, and so would be every command that is tested here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

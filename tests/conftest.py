@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from gan_core.quality.reference import Reference, load_reference
 from gan_core.store import prepare_store
 
 ROOT = Path(__file__).parent.parent
+
+# A shell starts its background jobs with SIGINT ignored, and so would be every command that is tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -143,12 +143,21 @@ def test_running_mean_and_envelope():
 def test_the_figure_shows_both_losses(events):
     figure = plot_losses(events, "a run")
     axes = figure.axes[0]
-    assert [line.get_label() for line in axes.lines] == ["G", "D"]
-    G_line = axes.lines[0]
+    faint, G_line, _, D_line = axes.lines
+    assert (G_line.get_label(), D_line.get_label()) == ("G", "D")
     losses = np.concatenate([event.generator_losses for event in events if isinstance(event, EpochEnd)])
+    np.testing.assert_allclose(faint.get_ydata(), losses)  # every iteration
     np.testing.assert_allclose(G_line.get_ydata(), running_mean(losses, 4))
     np.testing.assert_allclose(G_line.get_xdata()[[0, -1]], [1, 3])
-    assert len(axes.collections) == 2
+
+
+def test_the_figure_of_a_long_run_shows_the_envelope_of_its_iterations():
+    D_losses, G_losses, *_ = chance = np.random.default_rng(0).random((4, 3000), dtype=np.float32)
+    axes = plot_losses([EpochEnd(1, *chance, 1, 1.0)]).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["G", "D"]
+    for shade, losses in zip(axes.collections, (G_losses, D_losses), strict=True):
+        heights = shade.get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (losses.min(), losses.max())
 
 
 def test_samples_before_training_are_epoch_0(folder, events):

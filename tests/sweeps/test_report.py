@@ -75,14 +75,14 @@ def test_the_parent_has_the_grid_in_its_params(client, sweep):
 def test_no_run_is_left_unsettled(client, sweep, run_ids, cut_off, whole):
     client.set_terminated(run_ids["sgd_z5_s0"], "FINISHED")
     client.update_run(run_ids["sgd_z7_s0"], status="RUNNING")
-    statuses = settle(client, sweep, cut_off, {run_ids["sgd_z7_s0"]: "out of memory"})
+    statuses = settle(client, sweep, cut_off, {run_ids["sgd_z7_s0"]: "out of memory"}, {})
     assert statuses == {run_ids[name]: "FINISHED" if name == "sgd_z5_s0" else cut_off for name in NAMES}
     assert client.get_run(run_ids["sgd_z7_s0"]).data.tags["failure_reason"] == "out of memory"
     assert client.get_run(sweep.parent_id).info.status == whole
 
 
 def test_a_sweep_is_finished_when_all_its_runs_are(client, sweep, trained):
-    assert set(settle(client, sweep, "FAILED", {}).values()) == {"FINISHED"}
+    assert set(settle(client, sweep, "FAILED", {}, {}).values()) == {"FINISHED"}
     assert client.get_run(sweep.parent_id).info.status == "FINISHED"
 
 

@@ -48,7 +48,6 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
         if address is None:
             # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
             ray.init("local", num_cpus=workers, include_dashboard=False, _temp_dir=str(scratch), **quiet)
-            _let_tune_use_waiting_workers()
         else:
             try:
                 ray.init(address, **quiet)
@@ -62,11 +61,12 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _let_tune_use_waiting_workers() -> None:
+def let_tune_use_waiting_workers() -> None:
     """Tune asks for workers with variables of its own in their environment, which Ray would start afresh.
 
     Its own is PL_DISABLE_FORK, for PyTorch Lightning; ours the workers have from Ray itself. Should another
-    version of Tune ask for more, the first training step comes some seconds later, and that is all.
+    version of Tune ask for more, the first training step comes some seconds later, and that is all. To be
+    called when no other thread is importing Tune: of two that import it at once one can meet half of it.
     """
     from ray.tune.execution import class_cache
 

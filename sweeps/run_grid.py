@@ -22,7 +22,7 @@ from gan_core.live import plain_console
 from gan_core.quality.packaged import has_judge
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, locked, make_plan
-from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.ray_session import let_tune_use_waiting_workers, ray_session, set_ray_environment
 
 if TYPE_CHECKING:
     from sweeps.sweep import Prepared
@@ -57,6 +57,8 @@ def run_sweep(plan: Plan, console: Console) -> int:
         ready = prepared.result()
         from sweeps.sweep import conduct
 
+        if plan.address is None:
+            let_tune_use_waiting_workers()
         return conduct(plan, ready, workers, console)
 
 

@@ -4,9 +4,10 @@ import pytest
 
 WAITING = """
 import json, sys
-from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.ray_session import let_tune_use_waiting_workers, ray_session, set_ray_environment
 set_ray_environment(None)
 with ray_session(None, 1):
+    let_tune_use_waiting_workers()
     from ray import tune
 
     def trial(config):

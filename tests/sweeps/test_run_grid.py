@@ -147,8 +147,11 @@ class Started:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "terminal"])
-def test_interrupted_in_the_middle(uri, rows, how, tmp_path):
-    words = (*LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri)
+def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
+    words = (
+        *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri,
+        "--checkpoint-every", 1_000_000,  # so that there is none but the interruption's
+    )  # fmt: skip
     if how == "terminal":
         ours, theirs = pty.openpty()
         started = Started(
@@ -160,6 +163,11 @@ def test_interrupted_in_the_middle(uri, rows, how, tmp_path):
         started.wait_for(lambda: len(rows("SELECT DISTINCT run_uuid FROM metrics")) == 2)
         family = started.family()
         assert any("ray" in process.name() for process in family)
+        if how == "SIGTERM":
+            second = command(RUN_GRID, *words)
+            assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
+            assert "a sweep of these settings is running already, in another process" in second.stderr
+        assert not list(tmp_path.rglob("*.checkpoint"))
         if how == "terminal":
             os.write(ours, b"\x03")  # Ctrl-C reaches every process of the foreground group
         else:
@@ -183,6 +191,13 @@ def test_interrupted_in_the_middle(uri, rows, how, tmp_path):
     assert rows("SELECT count(*) FROM metrics")[0][0] >= 2 * METRICS_AN_EPOCH
     _, left = psutil.wait_procs(family, timeout=5)
     assert not left
+    assert len(list(tmp_path.rglob("*.checkpoint"))) == 2
+    if how == "SIGTERM":
+        before = rows("SELECT * FROM runs"), rows("SELECT * FROM tags")
+        shown = command(RUN_GRID, *words, "--dry-run").stdout.splitlines()
+        assert "to do          2 goes on, 1 new" in shown
+        assert sorted(shown[-3:]) == ["  sgd_z5_s0  goes on", "  sgd_z6_s0  goes on", "  sgd_z7_s0  new"]
+        assert (rows("SELECT * FROM runs"), rows("SELECT * FROM tags")) == before
 
 
 def _own_terminal(terminal):
@@ -237,6 +252,8 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         "3, a thread each",
         "to be fetched into",
         "new.db",
+        "to do          4 new",
+        "  adam_z50_s0  new",
     ):
         assert part in done.stdout
     assert not list(tmp_path.iterdir())
@@ -258,6 +275,16 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         (["--evaluate-every", "-1"], "--evaluate-every should be 0 or more, got -1"),
         (["--workers", "0"], "--workers should be 1 or more"),
         (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
+        (["--name", "x" * 300], "--name should be 1 to 200 printable characters"),
+        (["--name", "../../x"], ""),
+        (["--name", "'; DROP TABLE runs; --"], ""),
+        (["--retries", "-1"], "--retries should be 0 or more, got -1"),
+        (["--checkpoint-every", "0"], "--checkpoint-every should be 1 or more, got 0"),
+        (["--tracking-uri", "http://["], "the store's address cannot be understood"),
+        (
+            ["--tracking-uri", "postgres://me:s3cret@host/x.db"],
+            "the store postgres://me:***@host/x.db is of no",
+        ),
         (["--name", ""], ""),
         (["--name", "[/red] :boom:"], ""),
         (["--tracking-uri", "http://127.0.0.1:9"], "cannot use the store http://127.0.0.1:9"),

@@ -20,7 +20,7 @@ from gan_core.trainer import train
 from gan_core.unfinished import LOCK_TAG
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan, locked
-from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.ray_session import let_tune_use_waiting_workers, ray_session, set_ray_environment
 from sweeps.runs import begin_sweep
 
 pytestmark = pytest.mark.slow
@@ -31,6 +31,7 @@ def _ray():
     before = dict(os.environ)
     set_ray_environment(None)
     with ray_session(None, 1):
+        let_tune_use_waiting_workers()
         yield
     os.environ.clear()
     os.environ.update(before)

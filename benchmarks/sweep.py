@@ -43,7 +43,7 @@ def start(rounds: int, workers: int) -> None:
 
 def _seconds_to_first_step(store: Path, workers: int) -> float:
     words = [sys.executable, ROOT / "sweeps" / "run_grid.py", "--epochs", "1", "--optimizers", "sgd"]
-    words += ["--workers", str(workers), "--tracking-uri", f"sqlite:///{store}"]
+    words += ["--workers", str(workers), "--tracking-uri", f"sqlite:///{store}", "--again"]
     began = time.time()
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     with closing(sqlite3.connect(store)) as database:

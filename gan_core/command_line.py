@@ -1,6 +1,7 @@
 """What the commands share: flags made from the config's fields, one-line errors, exit codes, signals."""
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -122,6 +123,7 @@ def run_command(program: str, command: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         code = INTERRUPTED
+    gc.freeze()  # or Python would look through all of PyTorch and Ray for garbage: seconds, for nothing
     sys.exit(code)
 
 

@@ -29,7 +29,7 @@ def set_ray_environment(address: str | None) -> None:
         # Whoever else is on this machine gets no say in the workers. For a cluster, its own user knows.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers import what a run needs while the driver is still busy.
-        os.environ[PRELOAD] = "sweeps.trial"
+        os.environ[PRELOAD] = "sweeps.preload"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from gan_core.command_line import (
     run_command,
 )
 from gan_core.config import FIELDS
+from gan_core.garbage import nothing_but_imports
 from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
 from gan_core.quality.packaged import has_judge
@@ -51,11 +52,12 @@ def run_sweep(plan: Plan, console: Console) -> int:
         _train_judge(plan)  # minutes, perhaps, which Ctrl-C ends here and not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
-        # To import PyTorch and MLflow and to make a new store takes as long as Ray takes to start.
-        prepared = beside.submit(_prepare, plan)
-        workers.enter_context(ray_session(plan.address, plan.workers))
-        ready = prepared.result()
-        from sweeps.sweep import conduct
+        with nothing_but_imports():
+            # To import PyTorch and MLflow and to make a new store takes as long as Ray takes to start.
+            prepared = beside.submit(_prepare, plan)
+            workers.enter_context(ray_session(plan.address, plan.workers))
+            ready = prepared.result()
+            from sweeps.sweep import conduct
 
         if plan.address is None:
             let_tune_use_waiting_workers()

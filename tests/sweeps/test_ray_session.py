@@ -11,7 +11,8 @@ with ray_session(None, 1):
     from ray import tune
 
     def trial(config):
-        tune.report({"there": [name for name in ("torch", "mlflow", "sweeps.trial") if name in sys.modules]})
+        needed = ("torch", "mlflow", "sweeps.preload")
+        tune.report({"there": [name for name in needed if name in sys.modules]})
 
     result = tune.Tuner(trial, run_config=tune.RunConfig(verbose=0, storage_path=sys.argv[1])).fit()
     print(json.dumps(result[0].metrics["there"]))
@@ -22,4 +23,4 @@ with ray_session(None, 1):
 def test_a_trial_finds_a_worker_that_has_imported_all_it_needs(command, tmp_path):
     done = command("-c", WAITING, tmp_path / "tune")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == ["torch", "mlflow", "sweeps.trial"]
+    assert json.loads(done.stdout.splitlines()[-1]) == ["torch", "mlflow", "sweeps.preload"]

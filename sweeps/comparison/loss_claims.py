@@ -157,4 +157,5 @@ def _within(statement: str, runs: Sequence[RunRecord], loss: str) -> Part:
     if mean.n < 2:
         few = f"ρ = {signed(mean.mean)}, one seed only" if mean.n else "fid at too few epochs"
         return undecided(statement, few)
-    return decide_correlation(statement, Correlation(mean.mean, mean.low, mean.high, mean.n), STRONG)
+    found = Correlation(mean.mean, max(-1.0, mean.low), min(1.0, mean.high), mean.n)
+    return decide_correlation(statement, found, STRONG)

@@ -1,6 +1,8 @@
 """Each claim in each of its three outcomes."""
 
 import math
+import random
+import re
 
 import pytest
 
@@ -141,10 +143,11 @@ def test_the_sensible_choice(judge, made_up, fids, outcome):
     assert judge(by_z(made_up, fids))[SENSIBLE].outcome == outcome
 
 
-def losses_along(made_up, loss_of_fid):
+def losses_along(made_up, loss_of_fid, seeds=5):
     """Runs whose losses are a function of fid, in each epoch."""
     runs = []
-    for run in by_z(made_up, {20: 3.0, 50: 5.0, 100: 8.0, 200: 12.0}, spread=0.2):
+    fids = {("sgd", z): fid for z, fid in ((20, 3.0), (50, 5.0), (100, 8.0), (200, 12.0))}
+    for run in made_up.cells(fids, spread=0.2, seeds=seeds):
         fids = dict(zip(run.epochs["quality/fid"], run.history["quality/fid"], strict=True))
         losses = [loss_of_fid(fids.get(epoch, fids.get(epoch + 1)), epoch) for epoch in range(1, 21)]
         runs.append(made_up.with_losses(run, G=losses, D=[5 - loss for loss in losses]))
@@ -160,6 +163,22 @@ def test_whether_the_loss_tells(judge, made_up):
     assert untold.outcome != "holds"
     constant = judge(losses_along(made_up, lambda *_: 1.0))[TELLS]
     assert constant.outcome == "not decided"
+
+
+def test_losses_drawn_by_lot_tell_nothing(judge, made_up):
+    chance = random.Random(0)
+    claim = judge(losses_along(made_up, lambda *_: chance.uniform(1, 2), seeds=20))[TELLS]
+    assert [part.outcome for part in claim.parts] == ["does not hold"] * 4
+    assert claim.outcome == "does not hold"
+
+
+def test_a_correlation_s_interval_ends_at_1(judge, made_up):
+    chance = random.Random(1)
+    runs = losses_along(made_up, lambda fid, _: chance.choice((fid, -fid)), seeds=2)
+    for part in judge(runs)[TELLS].parts[1::2]:
+        low, high = re.search(r"\(([+−][\d.]+) to ([+−][\d.]+)\)", part.numbers).groups()
+        assert float(low.replace("−", "-")) >= -1
+        assert float(high) <= 1
 
 
 def test_where_the_rate_is_an_axis_the_claims_take_the_usual_one(judge, made_up):

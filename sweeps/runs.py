@@ -7,6 +7,7 @@ from typing import NamedTuple
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from mlflow.entities import Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from gan_core.mlflow_client import MlflowClient
 from gan_core.tracking import context_tags, create_run, end_run
@@ -20,6 +21,7 @@ UNNAMED_TAG = "sweep.unnamed"
 NOW = "now."  # before the name of a parent's param: its value since the sweep has grown
 CELL_TAG = "sweep.cell"
 COLOUR_TAG = "mlflow.runColor"
+COMMITS_TAG = "code.commits"  # of a run that more than one commit of the code has trained: all, in order
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
 OWN_RATES = "each optimizer's own"  # the parent's param learning_rates where they are no axis
 
@@ -68,6 +70,24 @@ def add_child(client: MlflowClient, sweep: Sweep, run: GridRun, colour: str) -> 
     """A child for the run, SCHEDULED; its id."""
     tags = {PARENT_TAG: sweep.parent_id, CELL_TAG: str(run.cell), COLOUR_TAG: colour}
     return create_run(client, sweep.experiment_id, run.name, run.config, tags)
+
+
+def take_up(client: MlflowClient, run_id: str) -> None:
+    """Keep which commit of the code trains a run that is there already: it may be another than before."""
+    now = context_tags().get(MLFLOW_GIT_COMMIT)
+    run = client.get_run(run_id)
+    before = commits(run.data.tags)
+    if not now or now in before:
+        return
+    if "epochs" in run.data.params:
+        client.set_tag(run_id, COMMITS_TAG, " ".join([*before, now]))
+    else:  # none of it has been trained yet
+        client.set_tag(run_id, MLFLOW_GIT_COMMIT, now)
+
+
+def commits(tags: Mapping[str, str]) -> list[str]:
+    """Of the code that has trained a run, by its tags, in order; empty where it is not known."""
+    return (tags.get(COMMITS_TAG) or tags.get(MLFLOW_GIT_COMMIT, "")).split()
 
 
 def colours(cells: Iterable[Cell]) -> dict[Cell, str]:

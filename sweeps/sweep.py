@@ -27,7 +27,7 @@ from gan_core.unfinished import settle_stale
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.report import make_report, read_sweep, write_figures
-from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle
+from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle, take_up
 from sweeps.stock import ELSEWHERE, Stock, take_stock
 from sweeps.summary import show_results
 from sweeps.trial import Listener, Task, run_trial
@@ -136,6 +136,8 @@ def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, stock: Stock) ->
     colour = colours(step.run.cell for step in stock.steps)
     run_ids = {}
     for step in stock.to_do():
+        if step.run_id:
+            take_up(client, step.run_id)
         run_id = step.run_id or add_child(client, sweep, step.run, colour[step.run.cell])
         if step.shorter:
             longest = plan.checkpoint_dir / step.shorter[-1]

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from gan_core.errors import UserError
 from gan_core.mlflow_client import MlflowClient
 from sweeps.comparison.records import FID, AbsentRun, Judge, RunRecord, SweepRecord
-from sweeps.runs import CELL_TAG, KIND_TAG, NOW, Sweep, children
+from sweeps.runs import CELL_TAG, KIND_TAG, NOW, Sweep, children, commits
 
 # Read point by point; of every other metric the last point alone, which comes with the run.
 HISTORIES = (
@@ -138,6 +138,7 @@ def _record(run: Run, points: Mapping[tuple[str, str], Mapping[int, float]]) -> 
         epochs={metric: list(by_epoch) for metric, by_epoch in mine.items()},
         metrics=run.data.metrics,
         artifact_uri=info.artifact_uri,
+        commits=tuple(commits(tags)),
     )
 
 

@@ -30,6 +30,7 @@ class RunRecord:
     epochs: Mapping[str, list[int]] = field(default_factory=dict)  # metric → the epochs of its history
     metrics: Mapping[str, float] = field(default_factory=dict)  # metric → its last value
     artifact_uri: str = ""
+    commits: Sequence[str] = ()  # of the code that trained it, in order
 
     def last(self, metric: str) -> float:
         """The metric after the last epoch logged; nan if there is none."""
@@ -87,7 +88,7 @@ class SweepRecord:
     started: float  # seconds since 1970
     ended: float | None
     params: Mapping[str, str]
-    commit: str
+    commit: str  # with which it began
     runs: Sequence[RunRecord]  # that have begun, in the order of the grid
     absent: Sequence[AbsentRun]
     judges: Sequence[Judge]  # that scored runs of it; more than one: figures that cannot be compared

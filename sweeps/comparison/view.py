@@ -1,6 +1,7 @@
 """The report's words, tables and facts, ready for the templates."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from shlex import quote
 
@@ -168,7 +169,7 @@ def _facts(record: SweepRecord) -> list[tuple[str, str]]:
         ("begun", time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(record.started))),
         ("took", duration(record.ended - record.started) if record.ended else "not over"),
         ("training time, all runs", duration(spent)),
-        ("commit of the code", record.commit or "not recorded"),
+        ("commit of the code", _commits(record)),
     ]
     if len(record.judges) == 1:
         judge = record.judges[0]
@@ -179,6 +180,17 @@ def _facts(record: SweepRecord) -> list[tuple[str, str]]:
     else:
         facts.append(("judge", "several" if record.judges else "no scores"))
     return facts
+
+
+def _commits(record: SweepRecord) -> str:
+    """The one commit, or how many runs each has trained."""
+    trained = Counter(tuple(run.commits) for run in record.runs)
+    if len(trained) < 2:
+        return " then ".join(next(iter(trained), ())) or record.commit or "not recorded"
+    return ", ".join(
+        f"{' then '.join(commit[:12] for commit in commits) or 'not recorded'} ({counted(runs, 'run')})"
+        for commits, runs in trained.most_common()
+    )
 
 
 def _grid_command(record: SweepRecord) -> str:

@@ -167,6 +167,17 @@ def test_a_running_sweep_says_so_first(files, made_up):
     assert "Not begun yet, not counted: x_s0" in text
 
 
+def test_the_commits_that_trained_it_are_said(files, made_up):
+    runs = made_up.cells({("sgd", 20): 5.0}, seeds=4)
+    old, new = "a" * 40, "b" * 40
+    alone = files([replace(run, commits=(old,)) for run in runs])
+    assert f"- **commit of the code**: {old}" in alone["report.md"].decode()
+    trained = [(old,), (old,), (old, new), (new,)]
+    several = files([replace(run, commits=each) for run, each in zip(runs, trained, strict=True)])
+    said = f"{old[:12]} (2 runs), {old[:12]} then {new[:12]} (1 run), {new[:12]} (1 run)"
+    assert said in several["report.md"].decode()
+
+
 def test_namesakes_are_said(files, made_up):
     text = Page(files([made_up.run()], namesakes=2)["report.html"].decode()).text
     assert "2 other sweeps of this name" in text

@@ -24,6 +24,7 @@ from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Outcome
 from gan_core.store import brief, prepare_store, redact
 from gan_core.unfinished import settle_stale
+from sweeps.in_order import InOrder
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
@@ -200,8 +201,12 @@ def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener
     with tempfile.TemporaryDirectory(prefix="gan-tune-") as scratch:
         tune.Tuner(
             trainable,
-            param_space={"task": tune.grid_search([dataclasses.asdict(task) for task in tasks])},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=plan.workers),
+            tune_config=tune.TuneConfig(
+                search_alg=InOrder({"task": dataclasses.asdict(task)} for task in tasks),
+                num_samples=len(tasks),
+                reuse_actors=True,
+                max_concurrent_trials=plan.workers,
+            ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,

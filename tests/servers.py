@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOOPBACK = "127.0.0.1"
-START_PATIENCE = 180  # seconds: MLflow makes the schema first
+START_PATIENCE = 400  # seconds: MLflow makes the schema first
 
 
 def postgres_programs() -> Path | None:
@@ -76,7 +76,9 @@ def mlflow_server(
     """`mlflow server` on `backend` that serves the artifacts too, which it keeps below `folder`."""
     port, log = free_port(), folder / "mlflow-server.log"
     words = ["server", "--backend-store-uri", backend, "--artifacts-destination", folder / "artifacts"]
-    with _mlflow([*words, "--port", str(port), *options], log, folder, environment) as process:
+    # A worker that imports for longer than 5 s, as on a loaded machine, would be killed, again and again.
+    patient = ["--uvicorn-opts", "--timeout-worker-healthcheck 120"]
+    with _mlflow([*words, "--port", port, *patient, *options], log, folder, environment) as process:
         _wait(process, log, lambda: _answers(f"http://{LOOPBACK}:{port}/health"))
         yield Server(f"http://{LOOPBACK}:{port}", process, log)
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ class Plan:
     checkpoint_dir: Path  # absolute; has a folder for each run
     checkpoint_every: int  # epochs
     retries: int  # of a run whose worker died
+    model: str | None = None  # registered model that the best generator becomes a version of
 
     @property
     def key(self) -> str:
@@ -98,6 +100,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         checkpoint_dir=checkpoint_dir(args.checkpoint_dir, uri),
         checkpoint_every=args.checkpoint_every,
         retries=args.retries,
+        model=_check_model_name(args.register),
     )
 
 
@@ -120,6 +123,16 @@ def locked(plan: Plan) -> Iterator[None]:
         raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
     with taken:
         yield
+
+
+def _check_model_name(name: str | None) -> str | None:
+    """The name, if it can stand in `models:/NAME/VERSION`, a shell and a query as it is; else UserError."""
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name):
+        raise UserError(
+            "--register should be 1 to 200 letters, digits, '.', '_' or '-', not '.' or '-' in front, "
+            f"got {name[:60]!r}"
+        )
+    return name
 
 
 def _check_cluster(address: str) -> None:
@@ -153,6 +166,7 @@ def describe_plan(plan: Plan) -> str:
         "data": f"{plan.dataset}, {where_images_are(plan.dataset, plan.data_dir)}",
         "store": redact(plan.tracking_uri),
         "checkpoints": f"every {plan.checkpoint_every} epochs, in {plan.checkpoint_dir}",
+        **({"model": f"{plan.model}, a version of it the best generator"} if plan.model else {}),
     }
     return "\n".join([*plan.notes, *(f"{what:<14} {words}" for what, words in lines.items())])
 

@@ -113,6 +113,10 @@ def _parser() -> OneLineParser:
         "--address", metavar="HOST:PORT", help="an existing Ray cluster to run on (default: this machine)"
     )
     parser.add_argument(
+        "--register", metavar="NAME",
+        help="make the generator of least fid the newest version of this registered model (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, and what is left of it to do, and stop"
     )
     return parser

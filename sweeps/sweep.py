@@ -24,8 +24,10 @@ from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Outcome
 from gan_core.store import brief, prepare_store, redact
 from gan_core.unfinished import settle_stale
+from sweeps.in_order import InOrder
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
+from sweeps.register import register_best, serve_command
 from sweeps.report import make_report, read_sweep, write_figures
 from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle, take_up
 from sweeps.stock import ELSEWHERE, Stock, take_stock
@@ -79,6 +81,8 @@ def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
     try:
         sweep, done = _train_what_is_left(plan, prepared, workers, console)
         _show(console, plan, prepared.client, sweep)
+        if plan.model:
+            done = _register(console, plan, plan.model, prepared.client, sweep) and done
     except (MlflowException, OSError) as error:
         _store_is_away(console, plan, error)
         return RUN_FAILED
@@ -199,8 +203,12 @@ def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener
     with tempfile.TemporaryDirectory(prefix="gan-tune-") as scratch:
         tune.Tuner(
             trainable,
-            param_space={"task": tune.grid_search([dataclasses.asdict(task) for task in tasks])},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=plan.workers),
+            tune_config=tune.TuneConfig(
+                search_alg=InOrder({"task": dataclasses.asdict(task)} for task in tasks),
+                num_samples=len(tasks),
+                reuse_actors=True,
+                max_concurrent_trials=plan.workers,
+            ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
@@ -231,3 +239,15 @@ def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> N
         console.print(
             f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it"
         )
+
+
+def _register(console: Console, plan: Plan, name: str, client: MlflowClient, sweep: Sweep) -> bool:
+    """Register the best generator, and say which it is; whether that went well."""
+    try:
+        registered = register_best(client, sweep, name)
+    except Exception as error:
+        console.print(f"Model:    not registered ({brief(error, plan.tracking_uri)})")
+        return False
+    console.print(f"Model:    {registered}")
+    console.print(f"          {serve_command(plan.tracking_uri, registered)} serves it")
+    return True

@@ -105,6 +105,10 @@ class Bucket:
         except FileNotFoundError:
             if not missing_ok:
                 raise
+        except OSError:
+            # pyarrow then makes an empty object for the folder, which not every server takes.
+            if self.exists():
+                raise
 
     def _reached(self) -> tuple["FileSystem", str]:
         files, root = _file_system(self.root)

@@ -14,7 +14,7 @@ from gan_core.place import write_whole
 from sweeps import nodes
 from sweeps.plan import Plan
 
-ANSWER_TIMEOUT = 90.0  # seconds: a node unpacks the code and starts a worker for the first time
+ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
 NOT_SENT = ("__pycache__", "*.pyc")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` starts
 

@@ -43,6 +43,8 @@ S3_URI = f"s3://gan/checkpoints?scheme=http&endpoint_override={S3}&region=us-eas
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql"))
 RCLONE = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SLOTS = 2  # of a worker
+# `ray start` gives its processes 30 seconds: little where all machines are one, and that one is busy.
+TRIES, STARTED, TOO_SLOW = 5, "Ray runtime started", "timed out during startup"
 
 
 def missing() -> str:
@@ -74,9 +76,9 @@ def start(workers: tuple[str, ...] = ("one", "two")) -> None:
     _ip("link", "set", BRIDGE, "up")
     for name in ADDRESSES:
         make_machine(name)
+    start_ray("head")
     with ThreadPoolExecutor() as at_once:
         store = at_once.submit(start_store)
-        start_ray("head")
         list(at_once.map(start_ray, workers))
         store.result()
 
@@ -146,6 +148,7 @@ def environment(**more: str) -> dict[str, str]:
         "MLFLOW_TRACKING_PASSWORD": password["mlflow"],
         "AWS_ACCESS_KEY_ID": "gan",
         "AWS_SECRET_ACCESS_KEY": password["s3"],
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # rclone knows none of the newer checksums
         **more,
     }
 
@@ -173,8 +176,18 @@ def start_ray(name: str, **more: str) -> None:
     ]  # fmt: skip
     # A worker has nothing but what lets it join: what a run needs comes with the run.
     theirs = {key: value for key, value in environment().items() if not key.startswith(("MLFLOW_", "AWS_"))}
-    log = _start(name, "ray", words, {**theirs, **more})
-    _until(lambda: "Ray runtime started" in log.read_text(errors="replace"), f"Ray on {name}", log)
+    log = FOLDER / f"{name}-ray.log"
+
+    def says(*what: str) -> bool:
+        return any(each in log.read_text(errors="replace") for each in what)
+
+    for _ in range(TRIES):
+        _start(name, "ray", words, {**theirs, **more})
+        _until(lambda: says(STARTED, TOO_SLOW), f"Ray on {name}", log)
+        if says(STARTED):
+            return
+        kill_machine(name)
+    raise RuntimeError(f"Ray has not started on {name}: this machine is too busy")
 
 
 def start_store() -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -41,3 +42,24 @@ def grid(cluster):
         ]  # fmt: skip
 
     return words
+
+
+@pytest.fixture
+def begin(cluster):
+    """Start a command on the head; at the test's end it is gone."""
+    processes = []
+
+    def start(words, **more):
+        processes.append(
+            subprocess.Popen(
+                cluster.words_on("head", *words), env=cluster.environment(**more), text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            )
+        )  # fmt: skip
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()

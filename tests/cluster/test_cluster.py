@@ -16,6 +16,7 @@ from gan_core.mlflow_client import MlflowClient
 from gan_core.trainer import train
 
 pytestmark = pytest.mark.slow
+DATA = Path(__file__).parents[2] / "data"
 CELLS = [(optimizer, z, seed) for optimizer in ("sgd", "adam") for z in (5, 7) for seed in (0, 1)]
 RUNS = len(CELLS)
 
@@ -68,26 +69,6 @@ def same_weights(cluster, digits, tmp_path):
     return compare
 
 
-@pytest.fixture
-def begin(cluster):
-    """Start a command on the head; at the test's end it is gone."""
-    processes = []
-
-    def start(words, **more):
-        processes.append(
-            subprocess.Popen(
-                cluster.words_on("head", *words), env=cluster.environment(**more), text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            )
-        )  # fmt: skip
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
 def until(condition, process, seconds=240):
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -112,14 +93,6 @@ def trainers(cluster, name):
     return found
 
 
-def files_with(folder, secret):
-    """The files below a folder in which a secret stands."""
-    found = subprocess.run(
-        ["grep", "-rlaF", "--", secret, str(folder)], capture_output=True, text=True, check=False
-    )
-    return set(found.stdout.split())
-
-
 def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, grid, begin, in_store, same_weights, tmp_path):
     # Code that is on no node and was installed nowhere: it has to come with the run.
     code = cluster.FOLDER / "checkout"
@@ -139,15 +112,15 @@ def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, grid, begin, in_sto
 
 @pytest.mark.parametrize("where", ["a shared folder", "s3"])
 def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store, same_weights, where):
-    epochs, name = 150, where.replace(" ", "-")
+    epochs, name = 400, where.replace(" ", "-")
     place = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.S3_URI}[where]
     kept = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.FOLDER / "s3" / "gan"}[
         where
     ]
-    words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 5, epochs=epochs)
+    words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 25, epochs=epochs)
     driver = begin(words, PYTHONPATH=str(cluster.ROOT))
     try:
-        until(lambda: trainers(cluster, "two") and len(list(kept.rglob("epoch_*"))) > 2, driver)
+        until(lambda: trainers(cluster, "two") and len(list(kept.rglob("epoch_*"))) >= 2, driver)
         time.sleep(2)
         cluster.kill_machine("two")
         cluster.start_ray("three")
@@ -181,3 +154,17 @@ def test_ctrl_c_reaches_the_nodes_through_an_object_store(cluster, grid, begin, 
     bucket = cluster.FOLDER / "s3" / "gan" / "checkpoints"
     assert any(list((bucket / run_id).glob("epoch_*")) for run_id, _ in states)
     assert not list(bucket.rglob("*.stop"))
+
+
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="MNIST is not in data/")
+def test_each_node_receives_the_images_once(cluster, grid, begin):
+    images = 60_000 * 28 * 28
+    before = {name: cluster.received(name) for name in ("one", "two")}
+    words = grid("large", "--dataset", "mnist", "--data-dir", DATA, "--batch-size", 500, epochs=1)
+    driver = begin(words, PYTHONPATH=str(cluster.ROOT))
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    for name, bytes_before in before.items():
+        got = cluster.received(name) - bytes_before
+        print(f"{name}: {got / images:.2f} times the images, for {cluster.SLOTS} workers")
+        assert images < got < 1.5 * images

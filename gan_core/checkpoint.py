@@ -7,22 +7,22 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from gan_core.atomic import write_atomically
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.events import EpochEnd, Evaluated, Samples, TrainState, Yardstick
+from gan_core.locks import hold
+from gan_core.place import Place, write_whole
 from gan_core.quality.scores import Evaluation
 
 FORMAT = "gan-grid checkpoint"
@@ -61,17 +61,17 @@ class DamagedError(Exception):
 class CheckpointFolder:
     """The checkpoints of one run, the last few; and the lock that says who trains it."""
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
+    def __init__(self, folder: Place, config: RunConfig) -> None:
         """Nothing is written yet. `config`: the run's; a checkpoint of another is refused."""
         self.folder = folder
         self.config = config
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = LOCK_PATIENCE) -> Iterator[None]:
         """Be the one process that trains the run; a lock ends with its process. Raises UserError if taken."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.folder / "lock", timeout=LOCK_PATIENCE):
+            with hold(self.folder / "lock", patience):
                 yield
         except Timeout as error:
             raise UserError(f"another process trains this run: {self.folder / 'lock'} is held") from error
@@ -80,7 +80,7 @@ class CheckpointFolder:
         """Write it beside, then rename; then remove all but the last KEPT. Raises OSError."""
         content = encode(checkpoint, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}", content)
+        write_whole(self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}", content)
         self.prune(KEPT)
 
     def prune(self, kept: int) -> None:
@@ -106,16 +106,20 @@ class CheckpointFolder:
                 path.unlink()
         return None
 
-    def take_over(self, other: Path) -> None:
+    def take_over(self, other: Place) -> None:
         """Where there is none yet, take those of the run whose folder is `other`. Raises OSError."""
         if self._files():
             return
-        for path in sorted(other.glob(f"*{SUFFIX}")):
+        for path in _by_name(other.glob(f"*{SUFFIX}")):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / path.name, path.read_bytes())
+            write_whole(self.folder / path.name, path.read_bytes())
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob(f"*{SUFFIX}"), reverse=True)
+    def _files(self) -> list[Place]:
+        return _by_name(self.folder.glob(f"*{SUFFIX}"))[::-1]
+
+
+def _by_name(files: Iterable[Place]) -> list[Place]:
+    return sorted(files, key=lambda file: file.name)
 
 
 def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:

@@ -89,8 +89,9 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
         help="epochs from one checkpoint to the next; 1 or more (default: 10)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint-dir", type=Path, metavar="DIR",
-        help="where checkpoints are kept (default: checkpoints, beside an SQLite store, else in the project)",
+        "--checkpoint-dir", metavar="DIR",
+        help="where checkpoints are kept: a folder, or a URI such as s3://BUCKET/PATH "
+        "(default: checkpoints, beside an SQLite store, else in the project)",
     )  # fmt: skip
     parser.add_argument("--again", action="store_true", help="start anew, whatever has been trained before")
 

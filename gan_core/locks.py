@@ -1,31 +1,38 @@
-"""Whether the process of a run or sweep lives, as told by a lock file that it holds as long as it does."""
+"""Whether the process of a run or sweep lives, as told by a lock that it holds as long as it does.
 
+In a folder that is a lock of a file, which ends with its process; in an object store it is a lease.
+"""
+
+import hashlib
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from gan_core.atomic import write_atomically
+from gan_core.bucket import Bucket
+from gan_core.place import Place
 
 # A store's tags are anybody's: nothing but such a file is ever opened for what one of them says.
 LOCK = re.compile(r"([0-9a-f]{32})/(sweep-[0-9a-f]{16}\.lock|[0-9a-f]{32}/lock)")
 IDENTITY = "identity"
 
 
-def lock_tag(checkpoint_dir: Path, lock: str) -> str:
+def lock_tag(checkpoint_dir: Place, lock: str) -> str:
     """The tag of a run whose process holds the lock file `lock` of `checkpoint_dir`. Raises OSError."""
     return f"{_identity(checkpoint_dir)}/{lock}"
 
 
-def lock_in(checkpoint_dir: Path, tag: str | None) -> str | None:
+def lock_in(checkpoint_dir: Place, tag: str | None) -> str | None:
     """The lock file of `checkpoint_dir` that a tag names; None if it is of another folder, or no such tag."""
     found = LOCK.fullmatch(tag or "")
     return found[2] if found and found[1] == _read_identity(checkpoint_dir) else None
 
 
-def liveness(checkpoint_dir: Path, tag: str | None) -> Literal["alive", "dead", "unknown"]:
+def liveness(checkpoint_dir: Place, tag: str | None) -> Literal["alive", "dead", "unknown"]:
     """Of the process that holds, or held, a tag's lock; unknown if the lock lies in another folder."""
     lock = lock_in(checkpoint_dir, tag)
     if lock is None:
@@ -33,8 +40,33 @@ def liveness(checkpoint_dir: Path, tag: str | None) -> Literal["alive", "dead", 
     return "dead" if is_free(checkpoint_dir / lock) else "alive"
 
 
-def is_free(lock: Path) -> bool:
-    """Whether nobody holds the lock file."""
+@contextmanager
+def hold(lock: Place, patience: float) -> Iterator[None]:
+    """Be the one who holds the lock; `patience`: seconds to wait for another who lives.
+
+    Raises filelock.Timeout if it is not to be had, OSError if it cannot be written.
+    """
+    if isinstance(lock, Bucket):
+        from gan_core import lease
+
+        with lease.held(lock, patience):
+            yield
+    else:
+        with FileLock(lock, timeout=patience):
+            yield
+
+
+def was_released(lock: Place) -> bool:
+    """Whether its holder has let go of the lock, or, where that can be told at once, has died."""
+    return not lock.exists() if isinstance(lock, Bucket) else is_free(lock)
+
+
+def is_free(lock: Place) -> bool:
+    """Whether nobody holds the lock; a lease has to be watched for that, for some seconds. Raises OSError."""
+    if isinstance(lock, Bucket):
+        from gan_core import lease
+
+        return lease.is_abandoned(lock)
     if not lock.exists():
         return True
     try:
@@ -44,8 +76,10 @@ def is_free(lock: Path) -> bool:
         return False
 
 
-def _identity(folder: Path) -> str:
+def _identity(folder: Place) -> str:
     """32 hex digits that tell the folder from all others, wherever it is moved or mounted."""
+    if isinstance(folder, Bucket):
+        return _read_identity(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{IDENTITY}.lock"):
         if not _read_identity(folder):
@@ -53,8 +87,10 @@ def _identity(folder: Path) -> str:
     return _read_identity(folder)
 
 
-def _read_identity(folder: Path) -> str:
+def _read_identity(folder: Place) -> str:
     """Empty if it has none."""
+    if isinstance(folder, Bucket):
+        return hashlib.sha256(str(folder).encode()).hexdigest()[:32]
     try:
         found = (folder / IDENTITY).read_bytes()
     except FileNotFoundError:

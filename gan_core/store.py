@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from gan_core.errors import UserError
 from gan_core.paths import project_root
+from gan_core.place import Place, place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,10 +86,13 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def checkpoint_dir(given: Path | None, uri: str) -> Path:
-    """Where runs keep their checkpoints: `given`, else beside an SQLite store, else in the project."""
+def checkpoint_dir(given: str | None, uri: str) -> Place:
+    """Where runs keep their checkpoints: `given`, else beside an SQLite store, else in the project.
+
+    Raises UserError for a URI that cannot be used.
+    """
     file = sqlite_file(uri)
-    return (given or (file.parent if file else project_root()) / "checkpoints").expanduser().absolute()
+    return place(given or str((file.parent if file else project_root()) / "checkpoints"))
 
 
 def check_store(uri: str) -> None:

@@ -1,12 +1,11 @@
 """Runs that were cut off: marked as what they are, and found again to go on."""
 
-from pathlib import Path
-
 from mlflow.entities import Run, ViewType
 
 from gan_core.config import RunConfig
 from gan_core.locks import liveness
 from gan_core.mlflow_client import MlflowClient
+from gan_core.place import Place
 from gan_core.tracking import end_run
 
 LOCK_TAG = "run.lock"  # of a run or sweep: FOLDER/LOCK, which its process holds as long as it lives
@@ -15,7 +14,9 @@ UNFINISHED = ("SCHEDULED", "RUNNING")
 GONE = "interrupted: its process is gone"
 
 
-def settle_stale(client: MlflowClient, experiment_id: str, checkpoint_dir: Path, ours: str = "") -> list[str]:
+def settle_stale(
+    client: MlflowClient, experiment_id: str, checkpoint_dir: Place, ours: str = ""
+) -> list[str]:
     """End as KILLED every run and sweep of the experiment that a dead process left unfinished; their names.
 
     Whether a process is alive is told by its lock, so only runs with their checkpoints in `checkpoint_dir`

@@ -9,17 +9,18 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gan_core.assessment import Assessment
 from gan_core.command_line import check_name, given_assessment, given_settings
 from gan_core.errors import UserError
 from gan_core.image_files import where_images_are
-from gan_core.locks import lock_tag
+from gan_core.locks import hold, lock_tag
+from gan_core.place import Place
 from gan_core.store import check_store, checkpoint_dir, redact, resolve_uri
 from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid, parse_rates
 
@@ -41,7 +42,7 @@ class Plan:
     assessment: Assessment
     named: bool  # by the user
     again: bool  # whatever has been trained before
-    checkpoint_dir: Path  # absolute; has a folder for each run
+    checkpoint_dir: Place  # absolute; has a folder for each run
     checkpoint_every: int  # epochs
     retries: int  # of a run whose worker died
     model: str | None = None  # registered model that the best generator becomes a version of
@@ -110,10 +111,11 @@ def locked(plan: Plan) -> Iterator[None]:
 
     Raises UserError if another process has it.
     """
+    lock = ExitStack()
     try:
         lock_tag(plan.checkpoint_dir, plan.lock)
         # Not at once: another command may just be asking whether anybody holds it.
-        taken = FileLock(plan.checkpoint_dir / plan.lock).acquire(timeout=1)
+        lock.enter_context(hold(plan.checkpoint_dir / plan.lock, patience=1))
     except Timeout as error:
         what = f"the sweep {plan.name!r}" if plan.named else "a sweep of these settings"
         raise UserError(
@@ -121,7 +123,7 @@ def locked(plan: Plan) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
-    with taken:
+    with lock:
         yield
 
 

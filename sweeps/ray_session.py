@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gan_core.errors import UserError
-
 PRELOAD = "RAY_preload_python_modules"  # Ray writes the variables of its own settings so
 
 
@@ -37,7 +35,7 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
     """Ray, quietly: started on this machine with a slot for each worker, or the cluster at `address` joined.
 
     What was started is ended with all its workers, however the block is left. `set_ray_environment` comes
-    first. Raises UserError if no cluster answers.
+    first. Raises UserError if the cluster does not let us in.
     """
     import ray
 
@@ -49,10 +47,9 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
             # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
             ray.init("local", num_cpus=workers, include_dashboard=False, _temp_dir=str(scratch), **quiet)
         else:
-            try:
-                ray.init(address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(f"no Ray cluster answers at {address}: {error}") from error
+            from sweeps.cluster import join
+
+            join(address, **quiet)
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one that aborts the process
         yield
     finally:
@@ -72,6 +69,15 @@ def let_tune_use_waiting_workers() -> None:
 
     class_cache.DEFAULT_ENV_VARS.clear()
     os.environ.pop("RAY_CHDIR_TO_TRIAL_DIR", None)
+
+
+def keep_keys_from_tune() -> None:
+    """Tune puts the keys of AWS into what Ray shows of a worker; ours reach the workers as an object."""
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE -= {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")
+    }
 
 
 @contextmanager

@@ -23,7 +23,12 @@ from gan_core.live import plain_console
 from gan_core.quality.packaged import has_judge
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, locked, make_plan
-from sweeps.ray_session import let_tune_use_waiting_workers, ray_session, set_ray_environment
+from sweeps.ray_session import (
+    keep_keys_from_tune,
+    let_tune_use_waiting_workers,
+    ray_session,
+    set_ray_environment,
+)
 
 if TYPE_CHECKING:
     from sweeps.sweep import Prepared
@@ -59,9 +64,14 @@ def run_sweep(plan: Plan, console: Console) -> int:
             ready = prepared.result()
             from sweeps.sweep import conduct
 
+        keep_keys_from_tune()
         if plan.address is None:
             let_tune_use_waiting_workers()
-        return conduct(plan, ready, workers, console)
+            return conduct(plan, ready, workers, console)
+        from sweeps.cluster import checked
+
+        with checked(plan) as needs:
+            return conduct(plan, ready, workers, console, needs)
 
 
 def _train_judge(plan: Plan) -> None:

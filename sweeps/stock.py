@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from mlflow.entities import Run
@@ -12,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from gan_core.errors import UserError
 from gan_core.locks import liveness
 from gan_core.mlflow_client import MlflowClient
+from gan_core.place import Place
 from gan_core.store import brief, is_new, redact
 from gan_core.unfinished import LOCK_TAG, UNFINISHED, children_of, search
 from sweeps.grid import GridRun
@@ -74,7 +74,7 @@ def look_up(plan: Plan) -> Stock:
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {said}") from error
 
 
-def describe_stock(stock: Stock, checkpoint_dir: Path) -> str:
+def describe_stock(stock: Stock, checkpoint_dir: Place) -> str:
     """What would be done: for each run, and before that of a sweep that looks alive, a line."""
     lines = []
     if stock.parent and stock.unfinished():

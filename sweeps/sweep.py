@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import ray
@@ -18,13 +17,15 @@ from gan_core.command_line import OK, RUN_FAILED
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.live import LiveView
-from gan_core.locks import is_free, lock_tag
+from gan_core.locks import lock_tag, was_released
 from gan_core.mlflow_client import MlflowClient
+from gan_core.place import Bucket, Place
 from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Outcome
 from gan_core.store import brief, prepare_store, redact
 from gan_core.unfinished import settle_stale
 from sweeps.in_order import InOrder
+from sweeps.nodes import Needs
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
@@ -32,9 +33,10 @@ from sweeps.report import make_report, read_sweep, write_figures
 from sweeps.runs import Sweep, add_child, begin_sweep, colours, settle, take_up
 from sweeps.stock import ELSEWHERE, Stock, take_stock
 from sweeps.summary import show_results
-from sweeps.trial import Listener, Task, run_trial
+from sweeps.trial import Common, Listener, Task, run_trial
 
 STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
+DISTANCE = 5.0  # seconds more where they have to hear of it through an object store
 
 
 class Prepared(NamedTuple):
@@ -75,11 +77,16 @@ def prepare(plan: Plan) -> Prepared:
     return Prepared(data, reference, client, experiment_id, stock, notes)
 
 
-def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console) -> int:
-    """Train what is left of the plan, end `workers`, and show what came of it; the exit code."""
+def conduct(
+    plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None = None
+) -> int:
+    """Train what is left of the plan, end `workers`, and show what came of it; the exit code.
+
+    `needs`: on a cluster, what its nodes must have.
+    """
     console.print("\n".join([*prepared.notes, f"{'to do':<14} {prepared.stock.count()}"]))
     try:
-        sweep, done = _train_what_is_left(plan, prepared, workers, console)
+        sweep, done = _train_what_is_left(plan, prepared, workers, console, needs)
         _show(console, plan, prepared.client, sweep)
         if plan.model:
             done = _register(console, plan, plan.model, prepared.client, sweep) and done
@@ -90,7 +97,7 @@ def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
 
 
 def _train_what_is_left(
-    plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
+    plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None
 ) -> tuple[Sweep, bool]:
     """The sweep, and whether all runs of the plan are FINISHED. Raises MlflowException."""
     client, stock = prepared.client, prepared.stock
@@ -113,7 +120,7 @@ def _train_what_is_left(
             LiveView({step.run.name: step.run.config.epochs for step in to_do}, console) as view,
             _stopping(plan, [run_ids[step.run.name] for step in to_do]),
         ):
-            _train_all(plan, run_ids, prepared, Listener(view, outcomes))
+            _train_all(plan, run_ids, prepared, Listener(view, outcomes), needs)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -159,27 +166,29 @@ def _stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         stop_file.touch()
-        until = time.monotonic() + STOP_PATIENCE
+        distant = isinstance(stop_file, Bucket)
+        until = time.monotonic() + STOP_PATIENCE + DISTANCE * distant
         locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
-        while time.monotonic() < until and not all(map(is_free, locks)):
+        while time.monotonic() < until and not all(map(was_released, locks)):
             time.sleep(0.1)
         raise
     finally:
         stop_file.unlink(missing_ok=True)
 
 
-def _stop_file(plan: Plan) -> Path:
+def _stop_file(plan: Plan) -> Place:
     return plan.checkpoint_dir / plan.lock.replace(".lock", ".stop")
 
 
-def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener: Listener) -> None:
+def _train_all(
+    plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener: Listener, needs: Needs | None
+) -> None:
     """Train the runs on Ray's workers."""
     tasks = [
         Task(
             name=step.run.name,
             config=dataclasses.asdict(step.run.config),
             run_id=run_ids[step.run.name],
-            tracking_uri=plan.tracking_uri,
             checkpoints=str(plan.checkpoint_dir / run_ids[step.run.name]),
             checkpoint_every=plan.checkpoint_every,
             stop_file=str(_stop_file(plan)),
@@ -188,14 +197,14 @@ def _train_all(plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener
     ]
     # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
     data = prepared.data
-    about = {"name": data.name, "digest": data.digest, "source": data.source}
-    trainable = tune.with_parameters(
-        run_trial,
-        pixels=data.images.numpy(),
-        about=about,
-        reference=prepared.reference,
-        assessment=plan.assessment,
+    common = Common(
+        {"name": data.name, "digest": data.digest, "source": data.source},
+        prepared.reference,
+        plan.assessment,
+        plan.tracking_uri,
+        needs,
     )
+    trainable = tune.with_parameters(run_trial, pixels=data.images.numpy(), common=common)
     if plan.runs[0].config.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
         share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))

@@ -1,0 +1,140 @@
+"""A node of a cluster, looked at from there: whether a run can be trained on it as on every other.
+
+Nothing but the standard library is imported before it is known to be there.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+# What a run's figures and its record depend on: the same version everywhere.
+SAME = ("ray", "torch", "numpy", "scipy", "mlflow")
+# What a run needs beside these.
+NEEDED = ("filelock", "matplotlib", "pillow", "pydantic", "rich", "safetensors", "tenacity")
+CODE = ("gan_core", "sweeps")
+# Of the driver's environment, what lets one into the tracking server and the stores behind it.
+ACCESS = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_", "AZURE_", "GOOGLE_")
+NOT_ACCESS = ("MLFLOW_TRACKING_URI",)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What every node must have, as the driver has it. It goes to them as an object, never into a file."""
+
+    versions: Mapping[str, str]
+    code: str  # digest
+    tracking_uri: str = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)  # variables that let one into the stores
+    token_at: str  # a file where checkpoints are kept, path or URI …
+    token: str  # … and what is in it
+
+
+def needs(tracking_uri: str, token_at: str, token: str) -> Needs:
+    """The needs of a sweep that this process conducts."""
+    here = {name: installed for name in SAME if (installed := _version(name))}
+    return Needs(here, code_digest(), tracking_uri, access(os.environ), token_at, token)
+
+
+def access(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that let one into the tracking server and the stores behind it."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(ACCESS) and name not in NOT_ACCESS
+    }
+
+
+def grant(environment: Mapping[str, str]) -> None:
+    """Let this process in as the driver is let in; a file that is named but not here is left out."""
+    for name, value in environment.items():
+        if not value.startswith("/") or Path(value).exists():
+            os.environ[name] = value
+
+
+def lacks(needs: Needs) -> list[str]:
+    """What this node lacks, a sentence each; nothing if runs can be trained here.
+
+    Later questions are asked only where the earlier ones are answered well.
+    """
+    grant(needs.environment)
+    for look in (_packages, _code, _checkpoints, _store):
+        if found := list(look(needs)):
+            return found
+    return []
+
+
+def code_digest() -> str:
+    """What tells this program's code, as it is imported here, from any other version of it."""
+    digest = hashlib.sha256()
+    for package in CODE:
+        spec = find_spec(package)
+        (root,) = spec.submodule_search_locations if spec and spec.submodule_search_locations else ("",)
+        for file in sorted(Path(root).rglob("*.py")):
+            digest.update(f"{package}/{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _packages(needs: Needs) -> Iterator[str]:
+    for name, wanted in needs.versions.items():
+        found = _version(name)
+        if not found:
+            yield f"{name} is not installed (needed: {wanted})"
+        # What comes after a + says for what it was built (torch 2.15.0+cpu), not what it is.
+        elif found.partition("+")[0] != wanted.partition("+")[0]:
+            yield f"{name} {found} is installed, the sweep's machine has {wanted}"
+    yield from (f"{name} is not installed" for name in NEEDED if not _version(name))
+
+
+def _code(needs: Needs) -> Iterator[str]:
+    if code_digest() != needs.code:
+        spec = find_spec("gan_core")
+        where = Path(spec.origin).parent.parent if spec and spec.origin else "?"
+        yield f"another version of this program comes first there, in {where}: remove or update it"
+
+
+def _checkpoints(needs: Needs) -> Iterator[str]:
+    from gan_core.place import place
+
+    file = place(needs.token_at)
+    try:
+        there = file.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        there = ""
+    except Exception as error:
+        yield f"{file.parent}, where checkpoints are kept, cannot be read ({_brief(error)})"
+        return
+    if there != needs.token:
+        yield (
+            f"{file.parent}, where checkpoints are kept, is not the same folder there: name one that all "
+            "nodes share, or a URI such as s3://BUCKET/PATH, with --checkpoint-dir"
+        )
+    elif isinstance(file, Path) and not os.access(file.parent, os.W_OK):
+        yield f"{file.parent}, where checkpoints are kept, cannot be written to"
+
+
+def _store(needs: Needs) -> Iterator[str]:
+    from gan_core.errors import UserError
+    from gan_core.store import check_store
+
+    try:
+        check_store(needs.tracking_uri)
+    except UserError as error:
+        yield str(error)
+    except ImportError as error:
+        yield f"the store cannot be reached: {error}"
+
+
+def _version(name: str) -> str:
+    """Empty if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]

@@ -1,0 +1,170 @@
+"""Grids on a Ray cluster of several machines, with an MLflow server on PostgreSQL. Nothing is made up but the
+machines: they are network namespaces."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.config import RunConfig
+from gan_core.generator_file import load_generator
+from gan_core.mlflow_client import MlflowClient
+from gan_core.trainer import train
+
+pytestmark = pytest.mark.slow
+DATA = Path(__file__).parents[2] / "data"
+CELLS = [(optimizer, z, seed) for optimizer in ("sgd", "adam") for z in (5, 7) for seed in (0, 1)]
+RUNS = len(CELLS)
+
+
+def run_names():
+    return sorted(f"{optimizer}_z{z}_s{seed}" for optimizer, z, seed in CELLS)
+
+
+@pytest.fixture
+def in_store(cluster):
+    """Of a sweep: name → run id of its runs, all FINISHED, each point of which is there once."""
+
+    def look(sweep, epochs):
+        ((parent, status),) = cluster.sql(f"SELECT run_uuid, status FROM runs WHERE name = '{sweep}'")
+        assert status == "FINISHED"
+        runs = cluster.sql(
+            "SELECT name, run_uuid, status FROM runs JOIN tags USING (run_uuid) "
+            f"WHERE lifecycle_stage = 'active' AND key = 'mlflow.parentRunId' AND value = '{parent}' "
+            "ORDER BY name"
+        )
+        assert [(name, status) for name, _, status in runs] == [(name, "FINISHED") for name in run_names()]
+        ids = ", ".join(f"'{run_id}'" for _, run_id, _ in runs)
+        points = cluster.sql(
+            "SELECT run_uuid, count(*), count(DISTINCT (key, step)) FROM metrics "
+            f"WHERE run_uuid IN ({ids}) GROUP BY run_uuid"
+        )
+        assert [points[1:] for points in points] == [[str(epochs * 8 + 10)] * 2] * RUNS
+        return {name: run_id for name, run_id, _ in runs}
+
+    return look
+
+
+@pytest.fixture
+def same_weights(cluster, digits, tmp_path):
+    """That the generators of the runs, fetched over HTTP, are those of unbroken runs on this machine."""
+
+    def compare(runs, epochs):
+        client = MlflowClient(cluster.MLFLOW)
+        for optimizer, z, seed in CELLS:
+            config = RunConfig(
+                dataset="digits", hidden_dim=16, optimizer=optimizer, z_dim=z, seed=seed, epochs=epochs
+            )
+            file = client.download_artifacts(
+                runs[f"{optimizer}_z{z}_s{seed}"], "generator.safetensors", str(tmp_path)
+            )
+            ours = load_generator(file).state_dict()
+            unbroken = list(train(config, digits.images))[-1].generator.state_dict()
+            assert all(torch.equal(ours[name], unbroken[name]) for name in unbroken)
+
+    return compare
+
+
+def until(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.1)
+    return found
+
+
+def trainers(cluster, name):
+    """The processes on a machine that train runs."""
+    pids = subprocess.run(
+        ["ip", "netns", "pids", cluster.PREFIX + name], capture_output=True, text=True, check=True
+    ).stdout.split()
+    found = []
+    for pid in pids:
+        try:
+            if b"ray::ImplicitFunc.train" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, grid, begin, in_store, same_weights, tmp_path):
+    # Code that is on no node and was installed nowhere: it has to come with the run.
+    code = cluster.FOLDER / "checkout"
+    for package in ("gan_core", "sweeps"):
+        shutil.copytree(cluster.ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (code / "sweeps" / "trial.py").open("a") as file:
+        file.write("\nNEWS = 'of today'\n")
+    (cluster.FOLDER / "tmp").mkdir()
+    driver = begin(grid("plain", code=code), PYTHONPATH=str(code), TMPDIR=str(cluster.FOLDER / "tmp"))
+    until(lambda: trainers(cluster, "one") and trainers(cluster, "two"), driver)
+    assert not trainers(cluster, "head")
+    said, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, said
+    assert "8 new" in said
+    same_weights(in_store("plain", epochs=5), epochs=5)
+
+
+@pytest.mark.parametrize("where", ["a shared folder", "s3"])
+def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store, same_weights, where):
+    epochs, name = 400, where.replace(" ", "-")
+    place = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.S3_URI}[where]
+    kept = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.FOLDER / "s3" / "gan"}[
+        where
+    ]
+    words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 25, epochs=epochs)
+    driver = begin(words, PYTHONPATH=str(cluster.ROOT))
+    try:
+        until(lambda: trainers(cluster, "two") and len(list(kept.rglob("epoch_*"))) >= 2, driver)
+        time.sleep(2)
+        cluster.kill_machine("two")
+        cluster.start_ray("three")
+        until(lambda: trainers(cluster, "three"), driver)
+        said, _ = driver.communicate(timeout=400)
+    finally:
+        cluster.kill_machine("three")
+        cluster.kill_machine("two")
+        cluster.start_ray("two")
+    assert driver.returncode == 0, said
+    assert "trying again" in said
+    assert "goes on after epoch" in said
+    same_weights(in_store(name, epochs), epochs)
+
+
+def test_ctrl_c_reaches_the_nodes_through_an_object_store(cluster, grid, begin, in_store):
+    words = grid("stopped", "--checkpoint-dir", cluster.S3_URI, "--checkpoint-every", 10_000, epochs=400)
+    driver = begin(words, PYTHONPATH=str(cluster.ROOT))
+    until(lambda: trainers(cluster, "one") and trainers(cluster, "two"), driver)
+    time.sleep(8)
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, said
+    ((parent, status),) = cluster.sql("SELECT run_uuid, status FROM runs WHERE name = 'stopped'")
+    assert status == "KILLED"
+    states = cluster.sql(
+        "SELECT run_uuid, status FROM runs JOIN tags USING (run_uuid) "
+        f"WHERE key = 'mlflow.parentRunId' AND value = '{parent}'"
+    )
+    assert {status for _, status in states} == {"KILLED"}
+    bucket = cluster.FOLDER / "s3" / "gan" / "checkpoints"
+    assert any(list((bucket / run_id).glob("epoch_*")) for run_id, _ in states)
+    assert not list(bucket.rglob("*.stop"))
+
+
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="MNIST is not in data/")
+def test_each_node_receives_the_images_once(cluster, grid, begin):
+    images = 60_000 * 28 * 28
+    before = {name: cluster.received(name) for name in ("one", "two")}
+    words = grid("large", "--dataset", "mnist", "--data-dir", DATA, "--batch-size", 500, epochs=1)
+    driver = begin(words, PYTHONPATH=str(cluster.ROOT))
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
+    for name, bytes_before in before.items():
+        got = cluster.received(name) - bytes_before
+        print(f"{name}: {got / images:.2f} times the images, for {cluster.SLOTS} workers")
+        assert images < got < 1.5 * images

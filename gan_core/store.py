@@ -185,10 +185,15 @@ def _create_sqlite(file: Path) -> None:
     # A new file has nothing to lose yet: without a sync for each of its many migrations it is made in a tenth
     # of the time, and is synced as a whole before it gets its name.
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.exc import SQLAlchemyError
 
-    with _unsynced():
-        store = SqlAlchemyStore(f"sqlite:///{beside}", _artifact_root(file, ""))
-        store.engine.dispose()
+    try:
+        with _unsynced():
+            store = SqlAlchemyStore(f"sqlite:///{beside}", _artifact_root(file, ""))
+            store.engine.dispose()
+    except SQLAlchemyError as error:  # MLflow passes it on as it is
+        beside.unlink(missing_ok=True)
+        raise sqlite3.OperationalError(str(error)) from error
     with beside.open("rb") as written:
         os.fsync(written.fileno())
     beside.replace(file)

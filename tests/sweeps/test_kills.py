@@ -30,7 +30,7 @@ GRID = (
     "--workers", 2, "--name", "killed",
 )  # fmt: skip
 RUNS = 8
-LENGTH = 6  # seconds that a run trains: so long that the grid outlasts all kills
+LENGTH = 4  # seconds that a run trains: so long that the grid outlasts all kills
 SLOW_DISK = """
 import os, pathlib, shutil, time
 def stop(what, file):

@@ -2,7 +2,13 @@ import json
 
 import pytest
 
+# In processes of their own: Ray reads its settings when it is imported, and this process has not set them.
+GIVEN = """
+import json
 from sweeps.in_order import InOrder
+queue = InOrder({"number": number} for number in range(3))
+print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
+"""
 
 TOGETHER = """
 import json, sys, time
@@ -34,9 +40,11 @@ with ray_session(None, 3):
 """
 
 
-def test_each_config_is_given_once_and_in_order():
-    queue = InOrder({"number": number} for number in range(3))
-    assert [queue.suggest(str(n)) for n in range(4)] == [{"number": 0}, {"number": 1}, {"number": 2}, None]
+@pytest.mark.slow
+def test_each_config_is_given_once_and_in_order(command):
+    done = command("-c", GIVEN)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [{"number": 0}, {"number": 1}, {"number": 2}, None]
 
 
 @pytest.mark.slow

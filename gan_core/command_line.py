@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -116,6 +117,9 @@ def run_command(program: str, command: Callable[[], int]) -> NoReturn:
     SIGTERM is taken as Ctrl-C is, so that both leave the same order behind.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a word that is no text is shown all the same
     try:
         code = command()
     except UserError as error:

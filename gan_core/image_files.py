@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from gan_core.errors import UserError
-from gan_core.paths import project_root
+from gan_core.paths import expanded, project_root
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -101,7 +101,7 @@ def where_images_are(name: str, data_dir: Path | None = None) -> str:
     kind = DATASETS[name]
     if isinstance(kind, BundledDigits):
         return "comes with scikit-learn"
-    folder = kind.folder((data_dir or default_data_dir()).expanduser().absolute())
+    folder = kind.folder(expanded(data_dir or default_data_dir()))
     with _folder_errors(folder):
         return f"to be fetched into {folder}" if _faults(kind, folder) else f"in {folder}"
 
@@ -118,7 +118,7 @@ def fetch_images(name: str, data_dir: Path | None = None) -> None:
 
 def ready_folder(name: str, archive: IdxArchive, data_dir: Path) -> Path:
     """The archive's folder, with all its files there whole; fetched if need be. Raises UserError."""
-    folder = archive.folder(data_dir.expanduser().absolute())
+    folder = archive.folder(expanded(data_dir))
     with _folder_errors(folder):
         if _faults(archive, folder):
             folder.mkdir(parents=True, exist_ok=True)

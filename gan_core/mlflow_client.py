@@ -15,5 +15,7 @@ from mlflow import MlflowClient
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+# A database's error is raised, and said by who catches it; here it is a traceback on the terminal as well.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 __all__ = ["MlflowClient"]

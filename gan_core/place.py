@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gan_core.atomic import write_atomically
 from gan_core.bucket import Bucket, check_uri
+from gan_core.paths import expanded
 
 __all__ = ["Bucket", "Place", "place", "write_whole"]
 
@@ -13,7 +14,7 @@ Place = Path | Bucket
 def place(text: str) -> Place:
     """What a path or URI names. Raises UserError for a kind of store that cannot be used."""
     if "://" not in text:
-        return Path(text).expanduser().absolute()
+        return expanded(Path(text))
     if text.startswith("file://"):
         return Path(text.removeprefix("file://")).absolute()
     check_uri(text)

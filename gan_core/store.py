@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from filelock import FileLock
 
 from gan_core.errors import UserError
-from gan_core.paths import project_root
+from gan_core.paths import expanded, project_root
 from gan_core.place import Place, place
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def resolve_uri(given: str | None) -> str:
             raise UserError(f"the store {text} names no file; give sqlite:////absolute/path.db")
     elif scheme in ("", "file") or (Path(text).suffix == ".db" and "://" not in text):
         path = unquote(text.removeprefix("file://").removeprefix("file:"))
-        if Path(path).is_dir() or not Path(path).suffix:
+        with _readable(path):
+            folder = Path(path).is_dir() or not Path(path).suffix
+        if folder:
             raise UserError(
                 f"the store {text} is a folder; MLflow keeps runs in a database: give a file such as "
                 "sqlite:///mlflow.db, or a server's http:// address"
@@ -56,7 +58,15 @@ def resolve_uri(given: str | None) -> str:
             f"the store {redact(text)} is of no known kind; give sqlite:///FILE, http(s)://HOST:PORT "
             f"or {', '.join(name + '://' for name in DATABASES)}"
         )
-    return f"sqlite:///{Path(path).expanduser().absolute()}"
+    return f"sqlite:///{expanded(Path(path))}"
+
+
+@contextmanager
+def _readable(store: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # the name is too long, say
+        raise UserError(f"cannot use the store {store}: {error.strerror}") from error
 
 
 def redact(uri: str) -> str:
@@ -101,20 +111,17 @@ def check_store(uri: str) -> None:
     Writes nothing. An SQLite file that is not there yet is fine if it can be made.
     """
     file = sqlite_file(uri)
-    if file is None:
-        from gan_core.mlflow_client import MlflowClient
+    if file is not None:
+        with _readable(str(file)):
+            _check_file(file)
+        return
+    from gan_core.mlflow_client import MlflowClient
 
-        with _impatient():
-            try:
-                MlflowClient(uri).search_experiments(max_results=1)
-            except Exception as error:
-                raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
-    elif _is_new(file):
-        folder = next(folder for folder in file.parents if folder.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"cannot make the store {file}: {folder} is no folder that can be written to")
-    else:
-        _check_sqlite(file)
+    with _impatient():
+        try:
+            MlflowClient(uri).search_experiments(max_results=1)
+        except Exception as error:
+            raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
 
 
 def prepare_store(uri: str, experiment: str) -> str:
@@ -152,6 +159,15 @@ def _is_new(file: Path) -> bool:
     return not file.exists() or (file.is_file() and file.stat().st_size == 0)
 
 
+def _check_file(file: Path) -> None:
+    if not _is_new(file):
+        _check_sqlite(file)
+        return
+    folder = next(folder for folder in file.parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"cannot make the store {file}: {folder} is no folder that can be written to")
+
+
 def _check_sqlite(file: Path) -> None:
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
@@ -173,10 +189,15 @@ def _create_sqlite(file: Path) -> None:
     # A new file has nothing to lose yet: without a sync for each of its many migrations it is made in a tenth
     # of the time, and is synced as a whole before it gets its name.
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.exc import SQLAlchemyError
 
-    with _unsynced():
-        store = SqlAlchemyStore(f"sqlite:///{beside}", _artifact_root(file, ""))
-        store.engine.dispose()
+    try:
+        with _unsynced():
+            store = SqlAlchemyStore(f"sqlite:///{beside}", _artifact_root(file, ""))
+            store.engine.dispose()
+    except SQLAlchemyError as error:  # MLflow passes it on as it is
+        beside.unlink(missing_ok=True)
+        raise sqlite3.OperationalError(str(error)) from error
     with beside.open("rb") as written:
         os.fsync(written.fileno())
     beside.replace(file)

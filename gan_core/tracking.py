@@ -259,9 +259,11 @@ def _slide_step(path: str) -> int:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether a failed write may succeed later: all but what the store refuses for what it is."""
-    return (isinstance(error, MlflowException) and error.error_code not in LASTING_ERRORS) or isinstance(
-        error, OSError
-    )
+    if isinstance(error, MlflowException):
+        return error.error_code not in LASTING_ERRORS
+    from sqlalchemy.exc import OperationalError  # MLflow passes it on where it comes while a store is opened
+
+    return isinstance(error, OSError | OperationalError)
 
 
 def create_run(

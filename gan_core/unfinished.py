@@ -1,5 +1,7 @@
 """Runs that were cut off: marked as what they are, and found again to go on."""
 
+from collections.abc import Iterator
+
 from mlflow.entities import Run, ViewType
 
 from gan_core.config import RunConfig
@@ -38,7 +40,7 @@ def settle_stale(
 
 def find_cut_off(client: MlflowClient, experiment_id: str, name: str, config: RunConfig) -> Run | None:
     """The newest run of this name and config, of no sweep, if it has not finished."""
-    for run in reversed(search(client, experiment_id, f"tags.config_hash = '{config.config_hash}'")):
+    for run in newest(client, experiment_id, f"tags.config_hash = '{config.config_hash}'"):
         # One that has no params yet was never begun, and can become any length.
         as_long = run.data.params.get("epochs", str(config.epochs)) == str(config.epochs)
         if run.info.run_name == name and as_long and PARENT_TAG not in run.data.tags:
@@ -62,18 +64,28 @@ def _unfinished(client: MlflowClient, experiment_id: str) -> list[Run]:
 
 def search(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
     """The experiment's runs of which the condition holds, in MLflow's words; oldest first."""
-    found: list[Run] = []
+    return list(_search(client, experiment_id, condition, "ASC", 1000))
+
+
+def newest(client: MlflowClient, experiment_id: str, condition: str) -> Iterator[Run]:
+    """The same, newest first, and no more of them are read than are asked for."""
+    return _search(client, experiment_id, condition, "DESC", 50)
+
+
+def _search(
+    client: MlflowClient, experiment_id: str, condition: str, order: str, page_size: int
+) -> Iterator[Run]:
     token = None
     while True:
         page = client.search_runs(
             [experiment_id],
             condition,
             run_view_type=ViewType.ACTIVE_ONLY,
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
+            max_results=page_size,
+            order_by=[f"attributes.start_time {order}"],
             page_token=token,
         )
-        found.extend(page)
+        yield from page
         token = page.token
         if not token:
-            return found
+            return

@@ -144,7 +144,7 @@ def _check_cluster(address: str) -> None:
         raise UserError(f"--address should be HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # the last: no port, or no name of a host
         raise UserError(f"no Ray cluster answers at {address}: {error}") from error
 
 

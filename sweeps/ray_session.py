@@ -20,6 +20,7 @@ def set_ray_environment(address: str | None) -> None:
         RAY_CHDIR_TO_TRIAL_DIR="0",
         RAY_USAGE_STATS_ENABLED="0",
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_MAX_PENDING_TRIALS_PG="200",  # workers asked for at once; of a searcher's trials it would be one
         TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C ends the grid at once, by an exception; Tune would wait
         TUNE_PRINT_ALL_TRIAL_ERRORS="0",
     )

@@ -13,7 +13,7 @@ from gan_core.locks import liveness
 from gan_core.mlflow_client import MlflowClient
 from gan_core.place import Place
 from gan_core.store import brief, is_new, redact
-from gan_core.unfinished import LOCK_TAG, UNFINISHED, children_of, search
+from gan_core.unfinished import LOCK_TAG, UNFINISHED, children_of, newest
 from sweeps.grid import GridRun
 from sweeps.plan import Plan
 from sweeps.runs import KEY_TAG, KIND_TAG, UNNAMED_TAG, Sweep
@@ -103,7 +103,7 @@ def find_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Run | No
         condition += f" AND tags.`{UNNAMED_TAG}` = 'true' AND tags.`{KEY_TAG}` = '{plan.key}'"
     elif QUOTABLE.fullmatch(plan.name):
         condition += f" AND attributes.run_name = '{plan.name}'"
-    for parent in reversed(search(client, experiment_id, condition)):
+    for parent in newest(client, experiment_id, condition):
         key = parent.data.tags.get(KEY_TAG, plan.key)
         if plan.named and parent.info.run_name == plan.name and key != plan.key:
             raise UserError(

@@ -3,7 +3,9 @@
 import dataclasses
 import time
 import warnings
-from contextlib import suppress
+from contextlib import closing, suppress
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from gan_core.tracking import MlflowTracker
 from sweeps.nodes import Needs, grant, lacks
 
 WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
-REPORT_INTERVAL = 0.5  # seconds: a report makes the training wait for the driver
+REPORT_INTERVAL = 0.5  # seconds: a report takes the driver some milliseconds, of each run
 ASK_INTERVAL = 2.0  # seconds between two looks for the stop file in an object store
 # Seconds for the process that trained the run before to be gone. It may have died with its machine, whose
 # locks a server of shared folders keeps for 90 seconds, most often.
@@ -110,13 +112,19 @@ def _train(task: Task, data: ImageSet, common: Common) -> Outcome:
     job = Job(
         task.name, config, data, common.reference, common.assessment, checkpoints, task.checkpoint_every
     )
-    with checkpoints.locked(NODE_PATIENCE if common.needs else LOCK_PATIENCE):
+    patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
+    # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
+    with closing(_Reporter(config.epochs, place(task.stop_file))) as reporter, checkpoints.locked(patience):
         tracker = MlflowTracker(common.tracking_uri, task.run_id, config, data, task.name)
-        return run(job, tracker, _Reporter(config.epochs, place(task.stop_file)))
+        return run(job, tracker, reporter)
 
 
 class _Reporter:
-    """Tells the driver what a run tells its observer."""
+    """Tells the driver what a run tells its observer, from a thread.
+
+    Ray makes the reporter wait until the driver has asked for the next report. A driver that is interrupted
+    never asks: the run would wait for ever, where it is to keep a checkpoint.
+    """
 
     def __init__(self, epochs: int, stop_file: Place) -> None:
         self._epochs = epochs
@@ -124,16 +132,23 @@ class _Reporter:
         self._last_report = 0.0
         self._asked = 0.0
         self._stopped = False
+        self._reports: Queue[dict[str, Any] | None] = Queue()
+        self._thread = Thread(target=self._report, daemon=True)
+        self._thread.start()
 
     def update(self, progress: Progress) -> None:
-        if self.should_stop():
-            return  # nobody listens any more, and a report would wait for ever
-        if progress.epoch == self._epochs or time.monotonic() - self._last_report >= REPORT_INTERVAL:
+        last = progress.epoch == self._epochs
+        if last or self._reports.empty() and time.monotonic() - self._last_report >= REPORT_INTERVAL:
             self._last_report = time.monotonic()
-            tune.report({"progress": dataclasses.asdict(progress)})
+            self._reports.put({"progress": dataclasses.asdict(progress)})
 
     def say(self, text: str) -> None:
-        tune.report({"said": text})
+        self._reports.put({"said": text})
+
+    def close(self) -> None:
+        """Wait until the driver has heard it all."""
+        self._reports.put(None)
+        self._thread.join()
 
     def should_stop(self) -> bool:
         if isinstance(self._stop_file, Bucket):
@@ -143,6 +158,10 @@ class _Reporter:
                     self._stopped = self._stop_file.exists()
             return self._stopped
         return self._stop_file.exists()
+
+    def _report(self) -> None:
+        while (report := self._reports.get()) is not None:
+            tune.report(report)
 
 
 class Listener(tune.Callback):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gan_core.data import LabelledImages, load_split
 from gan_core.errors import UserError
 from gan_core.models import SIDE, to_unit_range
+from gan_core.paths import expanded
 from gan_core.quality.packaged import PACKAGED
 
 FEATURES = 64  # width of the layer before the last
@@ -157,7 +158,7 @@ def _cached(dataset: str, train_digest: str, test_digest: str, cache_dir: Path) 
     from gan_core.quality.train_judge import recipe_digest
 
     key = hashlib.sha256(f"{train_digest} {test_digest} {recipe_digest()}".encode()).hexdigest()[:16]
-    return cache_dir.expanduser().absolute() / f"judge-{dataset}-{key}.safetensors"
+    return expanded(cache_dir) / f"judge-{dataset}-{key}.safetensors"
 
 
 def load_judge(path: Path) -> TrainedJudge | None:

@@ -16,6 +16,7 @@ from gan_core.config import make_config
 from gan_core.data import fingerprint, load_split
 from gan_core.image_files import default_data_dir
 from gan_core.models import build_models
+from gan_core.paths import expanded
 from gan_core.quality.frechet import Gaussian
 from gan_core.quality.judge import TrainedJudge, judge_for, known_judge, write_whole
 from gan_core.quality.kernel import KernelMoments
@@ -66,7 +67,7 @@ def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
     """
     of = json.dumps([fingerprint(dataset, data_dir), SCORES_VERSION, NEIGHBOURS])
     key = hashlib.sha256(of.encode()).hexdigest()[:16]
-    path = cache_dir.expanduser().absolute() / f"reference-{dataset}-{key}.safetensors"
+    path = expanded(cache_dir) / f"reference-{dataset}-{key}.safetensors"
     if kept := _load(path, dataset, cache_dir):
         return kept
     judge = judge_for(dataset, cache_dir, data_dir)

@@ -194,7 +194,7 @@ def _judges(found: Sequence[Run]) -> list[Judge]:
     for run in found:
         tags = run.data.tags
         if "quality.judge" in tags and FID in run.data.metrics:
-            sha, images = tags["quality.judge"], int(_number(tags.get("quality.n"), 0))
+            sha, images = tags["quality.judge"], _whole(tags.get("quality.n"))
             judges.setdefault(
                 (sha, images),
                 Judge(
@@ -208,6 +208,11 @@ def _judges(found: Sequence[Run]) -> list[Judge]:
     return list(judges.values())
 
 
+def _whole(text: str | None) -> int:
+    number = _number(text, 0)
+    return int(number) if math.isfinite(number) else 0
+
+
 def _number(text: str | None, otherwise: float) -> float:
     try:
         return float(text) if text is not None else otherwise
@@ -219,5 +224,5 @@ def _scores(text: str | None) -> dict[str, float]:
     """A JSON object of scores; empty if it is none: the scores are then not shown."""
     try:
         return {name: float(value) for name, value in json.loads(text or "{}").items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return {}

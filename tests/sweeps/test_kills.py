@@ -1,7 +1,9 @@
-"""SIGKILLs at moments that a seed draws: of workers, of the command, of single runs. Nothing may be lost."""
+"""SIGKILLs of workers and of the command: at moments that a seed draws, and in the middle of writes."""
 
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,22 +14,55 @@ import psutil
 import pytest
 import torch
 
+from gan_core.config import RunConfig
+from gan_core.events import EpochEnd
 from gan_core.generator_file import load_generator
 from gan_core.mlflow_client import MlflowClient
+from gan_core.trainer import sample_epochs, train
 
 pytestmark = pytest.mark.slow
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 SEED = 2026
-EPOCHS = 250
-# Workers to kill before each kill of the command; "5 5 5 5" is what docs/durability.md tells of.
-KILLS = [int(count) for count in os.environ.get("KILLS", "4 4").split()]
+WORKER_KILLS = (5, 5, 5, 5)  # before each kill of the command and its Ray, but for the first of these
 GRID = (
-    "--dataset", "digits", "--hidden-dim", 16, "--optimizers", "sgd", "adam", "--z-dims", 5, 7,
-    "--seeds", 0, 1, "--epochs", EPOCHS, "--evaluate-every", 0, "--checkpoint-every", 1, "--retries", 100,
+    "--dataset", "digits", "--hidden-dim", 16, "--batch-size", 256, "--optimizers", "sgd", "adam",
+    "--z-dims", 5, 7, "--seeds", 0, 1, "--evaluate-every", 0, "--checkpoint-every", 1, "--retries", 100,
     "--workers", 2, "--name", "killed",
 )  # fmt: skip
 RUNS = 8
-POINTS = EPOCHS * 8 + 10  # of a run
+LENGTH = 4  # seconds that a run trains: so long that the grid outlasts all kills
+SLOW_DISK = """
+import os, pathlib, shutil, time
+def stop(what, file):
+    wanted = pathlib.Path(__file__).with_name(what)
+    try:
+        wanted.rename(wanted.with_name(f".{what}"))  # of several workers one gets it
+    except FileNotFoundError:
+        return
+    wanted.with_name(f".{what}").write_text(str(file))
+    wanted.with_name(f".{what}").rename(f"{wanted}-{os.getpid()}")
+    time.sleep(3600)
+def write_halves(file, content, what, name):
+    file.write(content[: len(content) // 2])
+    file.flush()
+    stop(what, name)
+    file.write(content[len(content) // 2 :])
+write_bytes, copy = pathlib.Path.write_bytes, shutil.copyfileobj
+def slow_write_bytes(path, content):
+    if ".checkpoint." not in path.name:
+        return write_bytes(path, content)
+    with path.open("wb") as file:
+        write_halves(file, content, "checkpoint", path)
+def slow_copy(source, target, *length, **lengths):
+    try:
+        name = os.readlink(f"/proc/self/fd/{target.fileno()}")
+    except (OSError, AttributeError):
+        name = ""
+    if ".artifact.uploading." not in name:
+        return copy(source, target, *length, **lengths)
+    write_halves(target, source.read(), "artifact", name)
+pathlib.Path.write_bytes, shutil.copyfileobj = slow_write_bytes, slow_copy
+"""
 
 UNBROKEN = """
 from pathlib import Path
@@ -42,7 +77,8 @@ cells = [(optimizer, z, seed) for optimizer in ("sgd", "adam") for z in (5, 7) f
 def train_all(number):
     for optimizer, z, seed in cells[number::2]:
         config = RunConfig(
-            dataset="digits", hidden_dim=16, epochs={epochs}, optimizer=optimizer, z_dim=z, seed=seed
+            dataset="digits", hidden_dim=16, batch_size=256, epochs={epochs}, optimizer=optimizer, z_dim=z,
+            seed=seed,
         )
         events = list(train(config, images))
         losses = np.stack([event.generator_losses for event in events if isinstance(event, EpochEnd)])
@@ -54,12 +90,11 @@ def train_all(number):
 class Driver:
     """The command, running, and who belongs to it."""
 
-    def __init__(self, uri):
+    def __init__(self, uri, epochs):
         self.process = subprocess.Popen(
-            [sys.executable, str(RUN_GRID), *map(str, GRID), "--tracking-uri", uri],
+            [sys.executable, str(RUN_GRID), *map(str, GRID), "--epochs", str(epochs), "--tracking-uri", uri],
             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        self.started = time.monotonic()
 
     def family(self):
         try:
@@ -68,6 +103,7 @@ class Driver:
             return []
 
     def workers(self):
+        """Those that have a run."""
         found = []
         for process in self.family():
             try:
@@ -80,6 +116,7 @@ class Driver:
     def kill(self, alone=False):
         """SIGKILL it, with all that it has started unless `alone`; those who are left."""
         family = self.family()
+        scratch = {found for process in family for found in re.findall(r"/tmp/gan-ray-\w+", _words(process))}
         self.process.kill()
         for process in [] if alone else family:
             try:
@@ -88,25 +125,65 @@ class Driver:
                 continue
         self.process.wait()
         self.process.stdout.close()
-        return family
+        psutil.wait_procs(family, timeout=10)
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+        return [process for process in family if process.is_running()]
 
 
-def until(condition, driver, seconds=240):
+def _words(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def until(condition, driver, seconds=1200):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert driver.process.poll() is None, driver.process.communicate()
         assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
+        time.sleep(0.1)
     return found
 
 
 @pytest.fixture
-def start(uri):
+def slow_disk(tmp_path, monkeypatch):
+    """A folder: a file named `checkpoint` or `artifact` there stops the next such write in its middle."""
+    folder = tmp_path / "slow_disk"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW_DISK)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return folder
+
+
+def kill_in_a_write(driver, what, slow_disk):
+    """SIGKILL the worker that is the next to write such a file, once half of it is on disk."""
+    (slow_disk / what).touch()
+    (stopped,) = until(lambda: list(slow_disk.glob(f"{what}-*")), driver)
+    half = Path(stopped.read_text())
+    worker = psutil.Process(int(stopped.name.removeprefix(f"{what}-")))
+    worker.kill()
+    psutil.wait_procs([worker], timeout=10)
+    assert half.stat().st_size > 0
+    return half
+
+
+@pytest.fixture
+def epochs(digits):
+    """How many a run has: as many as take LENGTH here."""
+    config = RunConfig(dataset="digits", hidden_dim=16, batch_size=256, optimizer="adam", z_dim=7, epochs=50)
+    second = min(one.seconds for one in train(config, digits.images) if isinstance(one, EpochEnd))
+    return max(100, round(LENGTH / second))
+
+
+@pytest.fixture
+def start(uri, epochs):
     """Start the command; at the test's end, whatever that is, nothing of it is left."""
     drivers = []
 
     def begin():
-        drivers.append(Driver(uri))
+        drivers.append(Driver(uri, epochs))
         return drivers[-1]
 
     yield begin
@@ -114,62 +191,88 @@ def start(uri):
         driver.kill()
 
 
-def test_a_grid_killed_again_and_again_loses_and_doubles_nothing(at_once, uri, start, rows, tmp_path):
-    chance = random.Random(SEED)
-    unbroken = tmp_path / "unbroken"
-    unbroken.mkdir()
-    at_once(2, UNBROKEN.format(epochs=EPOCHS, folder=str(unbroken)), "train_all(number)")
-    (tmp_path / "mlflow.db").unlink()
+@pytest.fixture
+def unbroken(at_once, epochs, tmp_path):
+    """Losses and weights of each run as training alone gives them, by name."""
+    folder = tmp_path / "unbroken"
+    folder.mkdir()
+    at_once(2, UNBROKEN.format(epochs=epochs, folder=str(folder)), "train_all(number)")
+    return {path.name: torch.load(path, weights_only=False) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def say():
     began = time.monotonic()
+    return lambda what: print(f"{time.monotonic() - began:6.1f} s  {what}")
 
-    def say(what):
-        print(f"{time.monotonic() - began:6.1f} s  {what}")
 
-    driver = start()
-    until((tmp_path / ".mlflow.db.new").exists, driver)
-    time.sleep(chance.uniform(0, 0.5))
-    driver.kill()
-    say(f"the command, while the store was made ({(tmp_path / 'mlflow.db').exists() = })")
-    for number, kills in enumerate(KILLS, 1):
+def counts(rows):
+    return dict(rows("SELECT status, count(*) FROM runs GROUP BY status"))
+
+
+def test_a_grid_killed_again_and_again_loses_and_doubles_nothing(
+    unbroken, epochs, uri, slow_disk, start, rows, say, tmp_path
+):
+    chance = random.Random(SEED)
+    _kill_while_the_store_is_made(start(), tmp_path, chance)
+    say("the command and its Ray, while it made the store")
+    in_writes = ["checkpoint", "artifact"]
+    for number, kills in enumerate((*WORKER_KILLS, 0)):
         driver = start()
         for _ in range(kills):
             until(driver.workers, driver)
-            time.sleep(chance.uniform(0, 1))
-            worker = chance.choice(until(driver.workers, driver))
-            worker.kill()
-            say(f"a worker: {worker.pid}")
+            if in_writes:
+                half = kill_in_a_write(driver, in_writes.pop(), slow_disk)
+                say(f"a worker, half-way through {half.relative_to(tmp_path)}")
+                continue
+            time.sleep(wait := chance.uniform(0, 1.5))
+            chance.choice(until(driver.workers, driver)).kill()
+            say(f"a worker, after {wait:.3f} s")
         until(driver.workers, driver)
-        time.sleep(chance.uniform(0, 1.5))
+        time.sleep(wait := chance.uniform(0, 1.5))
         assert driver.process.poll() is None
-        alone = number == len(KILLS)
-        family = driver.kill(alone)
-        say(f"the command{'' if alone else ' and its Ray'}: {counts(rows)}")
-    driver = start()  # while the last one's Ray may still be there
-    said, _ = driver.process.communicate(timeout=300)
+        alone = number == len(WORKER_KILLS)
+        left = driver.kill(alone)
+        assert alone or not left
+        say(f"the command{' alone' if alone else ' and its Ray'}, after {wait:.3f} s: {counts(rows)}")
+    assert counts(rows).get("FINISHED", 0) < RUNS, "there was nothing left to lose"
+
+    driver = start()
+    said, _ = driver.process.communicate(timeout=1200)
     say(f"done: {driver.process.returncode}")
     print(said)
     assert driver.process.returncode == 0
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    # Ray's agents notice in a minute or two that their Ray is dead.
+    assert not psutil.wait_procs(left, timeout=300)[1]
+    _check_whole(unbroken, epochs, uri, rows, tmp_path)
 
+
+def _kill_while_the_store_is_made(driver, folder, chance):
+    (folder / "mlflow.db").unlink(missing_ok=True)
+    until((folder / ".mlflow.db.new").exists, driver)
+    time.sleep(chance.uniform(0, 0.3))
+    driver.kill()
+    assert (folder / ".mlflow.db.new").exists()
+    assert not (folder / "mlflow.db").exists()
+
+
+def _check_whole(unbroken, epochs, uri, rows, folder):
+    every = epochs * 8 + 10
     assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", RUNS + 1)]
     points = rows(
         "SELECT name, count(*), count(DISTINCT key || step) FROM metrics JOIN runs USING (run_uuid) "
         "GROUP BY name"
     )
-    assert [(every, different) for _, every, different in points] == [(POINTS, POINTS)] * RUNS
+    assert [counted for _, *counted in points] == [[every, every]] * RUNS
     client = MlflowClient(uri)
     for name, run_id in rows("SELECT name, run_uuid FROM runs WHERE name != 'killed'"):
-        losses, weights = torch.load(unbroken / name, weights_only=False)
-        folder = Path(client.download_artifacts(run_id, "", str(tmp_path / f"of_{name}")))
-        ours = load_generator(folder / "generator.safetensors").state_dict()
+        losses, weights = unbroken[name]
+        files = Path(client.download_artifacts(run_id, "", str(folder / f"of_{name}")))
+        ours = load_generator(files / "generator.safetensors").state_dict()
         assert all(torch.equal(ours[key], weights[key]) for key in weights)
-        with np.load(folder / "losses.npz") as arrays:
+        with np.load(files / "losses.npz") as arrays:
             assert np.array_equal(arrays["generator"], losses)
-        steps = [path.name.split("+")[2] for path in (folder / "images").glob("*.png")]
-        assert sorted(map(int, steps)) == [0, 1, 2, 5, *range(EPOCHS // 10, EPOCHS + 1, EPOCHS // 10)]
+        steps = [path.name.split("+")[2] for path in (files / "images").glob("*.png")]
+        assert sorted(map(int, steps)) == sorted({0} | sample_epochs(epochs))
     assert rows("SELECT 1 FROM tags WHERE key = 'failure_reason'") == []
     assert rows("PRAGMA integrity_check") == [("ok",)]
-
-
-def counts(rows):
-    return dict(rows("SELECT status, count(*) FROM runs GROUP BY status"))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +120,13 @@ def test_the_figures_show_every_cell_in_its_place(client, sweep, trained):
     places = [int(np.asarray(axes.images[0].get_array()).max()) // 10 for axes in figure.axes]
     assert places == [0, 1, 2, 3]  # sgd z 5, sgd z 7; adam z 5, adam z 7
     assert [axes.get_title() for axes in figure.axes[:2]] == ["z_dim 5", "z_dim 7"]
+
+    scored = [
+        replace(record, history={**record.history, "quality/fid": [5.0 + place]})
+        for place, record in enumerate(records)
+    ]
+    notes = [axes.get_xlabel().split(", ")[1:] for axes in contact_sheet(scored, shades).axes]
+    assert notes == [["fid 5.00"], ["fid 6.00"], ["fid 7.00"], ["fid 8.00"]]
 
 
 def test_the_figures_are_artifacts_of_the_parent(client, sweep, trained, tmp_path):

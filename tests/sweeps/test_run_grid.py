@@ -218,6 +218,48 @@ def _read_all(terminal):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["Ctrl-C twice", "closed terminal"])
+def test_however_it_ends_no_run_is_running_after_the_next_start_of_any_command(command, uri, rows, how):
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    started = Started(
+        *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri,
+        "--name", "cut", stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs),
+    )  # fmt: skip
+    os.close(theirs)
+
+    def trained():
+        with suppress(OSError):
+            os.read(ours, 1 << 16)  # nobody is to wait for a terminal that is full
+        return len(rows("SELECT DISTINCT run_uuid FROM metrics")) == 2
+
+    family = []
+    try:
+        started.wait_for(trained)
+        family = started.family()
+        if how == "closed terminal":
+            os.close(ours)
+        else:
+            os.write(ours, b"\x03")
+            time.sleep(0.3)
+            os.write(ours, b"\x03")
+        started.process.wait(timeout=60)
+        # Ray's agents take a minute or two to notice that their Ray was killed.
+        assert not psutil.wait_procs(family, timeout=300)[1]
+    finally:
+        for process in family:
+            with suppress(psutil.Error):
+                process.kill()
+        started.process.kill()
+    done = command("-m", "gan_core", *SMALL, "--epochs", 1, "--name", "next", "--tracking-uri", uri)
+    assert (done.returncode, done.stderr) == (0, "")
+    statuses = dict(rows("SELECT name, status FROM runs"))
+    assert statuses.pop("next") == "FINISHED"
+    assert len(statuses) == 4
+    assert set(statuses.values()) == {"KILLED"}
+
+
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     started = Started(
         *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1,

@@ -5,13 +5,16 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from gan_core.assessment import Assessment
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
 from gan_core.mlflow_client import MlflowClient
 from gan_core.store import prepare_store
-from gan_core.unfinished import LOCK_TAG
+from gan_core.unfinished import LOCK_TAG, settle_stale
+from sweeps.comparison.reading import read_record
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan
 from sweeps.runs import add_child, begin_sweep, settle
@@ -164,6 +167,42 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
         assert actions(client, experiment, plan()) == ["new", "new"]
     client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
     assert actions(client, experiment, plan()) == ["new", "new"]
+
+
+TAGS = [
+    "config_hash", "sweep.cell", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK_TAG, "mlflow.parentRunId",
+    "health", "failure_reason", "quality.judge", "quality.judge_accuracy", "quality.n", "quality.floor",
+    "now.epochs",
+]  # fmt: skip
+VALUES = st.sampled_from(
+    ["", "\n", "nan", "1e999", "-1", "9" * 5000, "[]", '{"a": {}}', "[" * 3000, "../../x", "/etc/passwd"]
+) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50)
+
+
+@pytest.fixture
+def finished(client, begun):
+    """The ids of a sweep's parent and of its two runs, scored and finished."""
+    sweep, children = begun("FINISHED", "FINISHED")
+    for child in children:
+        client.log_metric(child, "quality/fid", 1.0, step=5)
+        for key, value in (("seed", 0), ("z_dim", 5), ("learning_rate", 0.1), ("optimizer", "sgd")):
+            client.log_param(child, key, value)
+    return sweep.parent_id, *children
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(TAGS), VALUES), min_size=1, max_size=5))
+def test_no_tag_in_the_store_breaks_what_reads_it(client, experiment, plan, finished, tmp_path, changes):
+    """At worst the sweep is another one's, and that is said."""
+    for which, key, value in changes:
+        client.set_tag(finished[which], key, value)
+    try:
+        take_stock(client, experiment, plan(epochs=20))
+    except UserError as refusal:
+        assert "with other settings" in str(refusal)
+    settle_stale(client, experiment, tmp_path / "checkpoints")
+    record = read_record(client, client.get_run(finished[0]), "grid")
+    assert record.run_id == finished[0]
 
 
 def digest(folder):

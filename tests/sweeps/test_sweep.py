@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     before = dict(os.environ)
+    assert "ray" not in sys.modules, "another test has imported Ray, which reads its settings only then"
     set_ray_environment(None)
     with ray_session(None, 1):
         let_tune_use_waiting_workers()

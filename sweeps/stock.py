@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from gan_core.errors import UserError
 from gan_core.locks import liveness
 from gan_core.mlflow_client import MlflowClient
+from gan_core.optimizers import OPTIMIZERS
 from gan_core.place import Place
 from gan_core.store import brief, is_new, redact
 from gan_core.unfinished import LOCK_TAG, UNFINISHED, children_of, newest
@@ -54,6 +55,20 @@ class Stock:
     def to_do(self) -> list[Step]:
         """The steps in which something is trained or logged."""
         return [step for step in self.steps if step.action != "finished"]
+
+    def in_turn(self) -> list[Step]:
+        """The same as they are best begun: seed by seed, of a seed the longest first.
+
+        Then short runs are the last, and workers have not long to wait for one another (Graham, "Bounds on
+        Multiprocessing Timing Anomalies", 1969).
+        """
+        seeds = list(dict.fromkeys(step.run.config.seed for step in self.steps))
+
+        def turn(step: Step) -> tuple[int, int, int]:
+            config = step.run.config
+            return seeds.index(config.seed), -OPTIMIZERS[config.optimizer].tensors, -config.z_dim
+
+        return sorted(self.to_do(), key=turn)
 
     def count(self) -> str:
         """How many there are of each kind, in words."""

@@ -193,7 +193,7 @@ def _train_all(
             checkpoint_every=plan.checkpoint_every,
             stop_file=str(_stop_file(plan)),
         )
-        for step in prepared.stock.to_do()
+        for step in prepared.stock.in_turn()
     ]
     # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
     data = prepared.data

@@ -138,7 +138,7 @@ class _Reporter:
 
     def update(self, progress: Progress) -> None:
         last = progress.epoch == self._epochs
-        if last or self._reports.empty() and time.monotonic() - self._last_report >= REPORT_INTERVAL:
+        if last or (self._reports.empty() and time.monotonic() - self._last_report >= REPORT_INTERVAL):
             self._last_report = time.monotonic()
             self._reports.put({"progress": dataclasses.asdict(progress)})
 

@@ -112,7 +112,7 @@ def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, grid, begin, in_sto
 
 @pytest.mark.parametrize("where", ["a shared folder", "s3"])
 def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store, same_weights, where):
-    epochs, name = 400, where.replace(" ", "-")
+    epochs, name = 1500, where.replace(" ", "-")
     place = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.S3_URI}[where]
     kept = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.FOLDER / "s3" / "gan"}[
         where
@@ -120,8 +120,8 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store
     words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 25, epochs=epochs)
     driver = begin(words, PYTHONPATH=str(cluster.ROOT))
     try:
-        until(lambda: trainers(cluster, "two") and len(list(kept.rglob("epoch_*"))) >= 2, driver)
-        time.sleep(2)
+        # As many runs as slots have kept something, so those of the node that dies have too.
+        until(lambda: len({file.parent for file in kept.rglob("epoch_*")}) >= 2 * cluster.SLOTS, driver)
         cluster.kill_machine("two")
         cluster.start_ray("three")
         until(lambda: trainers(cluster, "three"), driver)

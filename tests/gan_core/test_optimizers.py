@@ -18,3 +18,13 @@ def test_names_are_the_classes_of_torch():
     assert {name: choice.make.__name__.lower() for name, choice in OPTIMIZERS.items()} == {
         name: name for name in OPTIMIZERS
     }
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_work_of_a_step_is_known(name):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer(RunConfig(optimizer=name), [parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    kept = [each for each in optimizer.state[parameter].values() if each.shape == parameter.shape]
+    assert len(kept) == OPTIMIZERS[name].tensors

@@ -18,7 +18,7 @@ from sweeps.comparison.reading import read_record
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan
 from sweeps.runs import add_child, begin_sweep, settle
-from sweeps.stock import describe_stock, look_up, take_stock
+from sweeps.stock import Step, Stock, describe_stock, look_up, take_stock
 
 NAMES = ["sgd_z5_s0", "adam_z5_s0"]
 
@@ -64,6 +64,16 @@ def begun(client, experiment, plan):
         return sweep, run_ids
 
     return make
+
+
+def test_seed_by_seed_the_longest_first():
+    grid, _ = make_grid(["sgd", "adam"], [5, 7], [3, 1])
+    steps = [Step(run, "new") for run in grid_runs(grid, dataset="digits")]
+    steps[1] = dataclasses.replace(steps[1], action="finished")  # sgd_z7_s3
+    names = [step.run.name for step in Stock(None, steps).in_turn()]
+    assert names == [
+        "adam_z7_s3", "adam_z5_s3", "sgd_z5_s3", "adam_z7_s1", "adam_z5_s1", "sgd_z7_s1", "sgd_z5_s1",
+    ]  # fmt: skip
 
 
 def actions(client, experiment, plan):

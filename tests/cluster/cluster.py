@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,15 @@ def start_ray(name: str, **more: str) -> None:
     raise RuntimeError(f"Ray has not started on {name}: this machine is too busy")
 
 
+def wait_for_nodes(count: int) -> None:
+    """Until Ray knows of so many machines: it takes some seconds to notice that one is gone."""
+    ask = "import ray; ray.init('auto', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+    end = time.monotonic() + 120
+    while (said := run_on("head", sys.executable, "-c", ask).stdout.split()[-1:]) != [str(count)]:
+        if time.monotonic() > end:
+            raise RuntimeError(f"Ray knows of {said} machines, not of {count}")
+
+
 def start_store() -> None:
     """PostgreSQL, the MLflow server and the S3 server."""
     password = passwords()
@@ -205,25 +214,38 @@ def start_store() -> None:
     )  # fmt: skip
     words = [*as_postgres, POSTGRES / "postgres", "-D", data, "-c", "listen_addresses=127.0.0.1",
              "-c", f"unix_socket_directories={data}", "-c", "fsync=off"]  # fmt: skip
-    log = _start("store", "postgres", words, environment())
+    log, _ = _start("store", "postgres", words, environment())
     _until(lambda: "ready to accept connections" in log.read_text(), "PostgreSQL", log)
     sql("CREATE DATABASE mlflow", "postgres")
     sql("CREATE DATABASE logins", "postgres")
     start_mlflow(5000)
     password = passwords()["s3"]
-    log = _start(
+    log, _ = _start(
         "store", "s3", [RCLONE, "serve", "s3", "--addr", S3, FOLDER / "s3"],
         environment(RCLONE_AUTH_KEY=f'"gan,{password}"'),
     )  # fmt: skip
     _until(lambda: _listens(S3), "the S3 server", log)
 
 
-def start_mlflow(port: int, logins: bool = False) -> None:
+@contextlib.contextmanager
+def mlflow_on(port: int, database: str) -> Iterator[str]:
+    """The address of an MLflow server on a database of its own, which is made if it is not there."""
+    if not sql(f"SELECT 1 FROM pg_database WHERE datname = '{database}'", "postgres"):
+        sql(f"CREATE DATABASE {database}", "postgres")
+    server = start_mlflow(port, database)
+    try:
+        yield f"http://{ADDRESSES['store']}:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def start_mlflow(port: int, database: str = "mlflow", logins: bool = False) -> subprocess.Popen[bytes]:
     """An MLflow server at the store; with `logins`, nobody gets anything from it without one."""
     address = f"{ADDRESSES['store']}:{port}"
     # Secrets are in the environment and in files, not among the words: those are shown by ps.
     server = {
-        "MLFLOW_BACKEND_STORE_URI": sql_uri("mlflow"),
+        "MLFLOW_BACKEND_STORE_URI": sql_uri(database),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
@@ -241,10 +263,11 @@ def start_mlflow(port: int, logins: bool = False) -> None:
     words = [
         sys.executable, "-m", "mlflow", "server", "--host", ADDRESSES["store"], "--port", port,
         "--allowed-hosts", address, "--serve-artifacts", "--artifacts-destination", FOLDER / "artifacts",
-        "--workers", 2, *words,
+        "--workers", 2, "--uvicorn-opts", "--timeout-worker-healthcheck 120", *words,
     ]  # fmt: skip
-    log = _start("store", f"mlflow-{port}", words, environment(**server))
+    log, process = _start("store", f"mlflow-{port}", words, environment(**server))
     _until(lambda: _healthy(address), "the MLflow server", log)
+    return process
 
 
 def sql(query: str, database: str = "mlflow") -> list[list[str]]:
@@ -276,14 +299,16 @@ def received(name: str) -> int:
     return int(Path(f"/sys/class/net/{PREFIX}{name}/statistics/tx_bytes").read_text())
 
 
-def _start(name: str, what: str, words: list[Any], env: Mapping[str, str]) -> Path:
+def _start(
+    name: str, what: str, words: list[Any], env: Mapping[str, str]
+) -> tuple[Path, subprocess.Popen[bytes]]:
     log = FOLDER / f"{name}-{what}.log"
     with log.open("w") as output:
-        subprocess.Popen(
+        process = subprocess.Popen(
             words_on(name, *words), env=env, cwd=FOLDER, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    return log
+    return log, process
 
 
 def _until(ready: Any, what: str, log: Path, seconds: float = 400) -> None:

@@ -93,14 +93,21 @@ def trainers(cluster, name):
     return found
 
 
-def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, grid, begin, in_store, same_weights, tmp_path):
-    # Code that is on no node and was installed nowhere: it has to come with the run.
+@pytest.fixture
+def checkout(cluster):
+    """Code that is on no node and was installed nowhere: it has to come with the run."""
     code = cluster.FOLDER / "checkout"
     for package in ("gan_core", "sweeps"):
         shutil.copytree(cluster.ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (code / "sweeps" / "trial.py").open("a") as file:
         file.write("\nNEWS = 'of today'\n")
-    (cluster.FOLDER / "tmp").mkdir()
+    yield code
+    shutil.rmtree(code)
+
+
+def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, checkout, grid, begin, in_store, same_weights):
+    code = checkout
+    (cluster.FOLDER / "tmp").mkdir(exist_ok=True)
     driver = begin(grid("plain", code=code), PYTHONPATH=str(code), TMPDIR=str(cluster.FOLDER / "tmp"))
     until(lambda: trainers(cluster, "one") and trainers(cluster, "two"), driver)
     assert not trainers(cluster, "head")
@@ -108,6 +115,17 @@ def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, grid, begin, in_sto
     assert driver.returncode == 0, said
     assert "8 new" in said
     same_weights(in_store("plain", epochs=5), epochs=5)
+
+
+def test_a_grid_as_a_job_of_the_cluster(cluster, checkout, grid, in_store):
+    _, *words = grid("job", code=Path())  # what is submitted lies in the job's own folder
+    done = cluster.run_on(
+        "head", cluster.sys.executable, "-m", "ray.scripts.scripts", "job", "submit",
+        "--address", "http://127.0.0.1:8265", "--working-dir", checkout,
+        "--runtime-env-json", '{"env_vars": {"PYTHONPATH": "."}}', "--", "python", *words,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    in_store("job", epochs=5)
 
 
 @pytest.mark.parametrize("where", ["a shared folder", "s3"])

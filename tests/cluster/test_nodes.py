@@ -65,6 +65,18 @@ def test_nodes_with_another_version_and_without_a_way_to_the_store(cluster, refu
         cluster.make_machine("three")
 
 
+def test_a_cluster_without_slots(cluster, refused):
+    try:
+        for name in ("one", "two"):
+            cluster.kill_machine(name)
+        cluster.wait_for_nodes(1)
+        said = refused()
+    finally:
+        for name in ("one", "two"):
+            cluster.start_ray(name)
+    assert f"the Ray cluster at {cluster.RAY} has no training slots: no node with a CPU" in said
+
+
 @pytest.mark.parametrize(
     "variables",
     [{"RAY_AUTH_TOKEN_PATH": "wrong"}, {"RAY_AUTH_MODE": "disabled"}],

@@ -53,6 +53,10 @@ def missing() -> str:
         return "root is needed to make network namespaces"
     if not shutil.which("ip"):
         return "the command ip is not there: apt-get install iproute2"
+    probe = f"{PREFIX}probe"
+    if subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode:
+        return "network namespaces cannot be made here"
+    _ip("netns", "del", probe)
     if not (POSTGRES / "initdb").exists():
         return "PostgreSQL is not there: apt-get install postgresql"
     if not RCLONE:

@@ -1,4 +1,4 @@
-"""A store in a file moves into a server's PostgreSQL, by the commands of docs/cluster.md as they stand there."""
+"""A store in a file moves into a server's PostgreSQL, by the commands of docs/cluster.md as they stand."""
 
 import re
 import shutil

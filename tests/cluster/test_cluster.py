@@ -118,11 +118,11 @@ def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, checkout, grid, beg
 
 
 def test_a_grid_as_a_job_of_the_cluster(cluster, checkout, grid, in_store):
-    _, *words = grid("job", code=Path())  # what is submitted lies in the job's own folder
     done = cluster.run_on(
         "head", cluster.sys.executable, "-m", "ray.scripts.scripts", "job", "submit",
         "--address", "http://127.0.0.1:8265", "--working-dir", checkout,
-        "--runtime-env-json", '{"env_vars": {"PYTHONPATH": "."}}', "--", "python", *words,
+        "--runtime-env-json", '{"env_vars": {"PYTHONPATH": "."}}', "--",
+        *grid("job", code=Path()),  # what is submitted lies in the job's own folder
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     in_store("job", epochs=5)
@@ -135,7 +135,7 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store
     kept = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.FOLDER / "s3" / "gan"}[
         where
     ]
-    words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 25, epochs=epochs)
+    words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 100, epochs=epochs)
     driver = begin(words, PYTHONPATH=str(cluster.ROOT))
     try:
         # As many runs as slots have kept something, so those of the node that dies have too.

@@ -91,20 +91,16 @@ def losses_of_setting(runs: Sequence[RunRecord]) -> Picture:
 def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) -> Picture:
     """Fréchet distance over training: a line a cell (geometric mean over seeds), its seeds' range as a band.
 
-    A colour for each z_dim, a style of line for each optimizer and learning rate.
+    A colour for each z_dim, a style of line for each optimizer and learning rate; with one z_dim a colour for
+    each learning rate of an optimizer, and a style for each optimizer.
     """
-    z_dims = sorted({cell.z_dim for cell in cells})
-    settings = list(dict.fromkeys((cell.optimizer, cell.learning_rate) for cell in cells))
+    looks = line_looks(cells)
     with rc_context(STYLE):
         lines = math.ceil(len(cells) / LEGEND_COLUMNS)
         below = 0.65 + 0.2 * lines
         figure, axes = _axes("", "Fréchet distance", (8.6, 4 + below), below)
-        for cell in cells:
-            style = settings.index((cell.optimizer, cell.learning_rate))
-            _draw(
-                axes, _curve(cell.runs, FID, log=True), COLOURS[z_dims.index(cell.z_dim) % len(COLOURS)],
-                STYLES[style % len(STYLES)], cell.name,
-            )  # fmt: skip
+        for cell, (colour, style) in zip(cells, looks, strict=True):
+            _draw(axes, _curve(cell.runs, FID, log=True), colour, style, cell.name)
         for value, name in ((floor, "real images"), (ceiling, "untrained G")):
             axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.annotate(
@@ -116,6 +112,24 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
             loc="lower center", ncols=min(LEGEND_COLUMNS, len(cells)), frameon=False, handlelength=2.6
         )
         return _picture(figure)
+
+
+def line_looks(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """Colour and style of each cell's line; no two are alike as long as there are 24 cells at most."""
+    z_dims = sorted({cell.z_dim for cell in cells})
+    rates: dict[str, list[float]] = {}
+    for cell in cells:
+        of_optimizer = rates.setdefault(cell.optimizer, [])
+        if cell.learning_rate not in of_optimizer:
+            of_optimizer.append(cell.learning_rate)
+    settings = [(optimizer, rate) for optimizer, its in rates.items() for rate in its]
+    if len(z_dims) > 1:
+        places = [(z_dims.index(c.z_dim), settings.index((c.optimizer, c.learning_rate))) for c in cells]
+    else:
+        places = [(rates[c.optimizer].index(c.learning_rate), list(rates).index(c.optimizer)) for c in cells]
+    if any(colour >= len(COLOURS) or style >= len(STYLES) for colour, style in places):
+        places = [(number % len(COLOURS), number // len(COLOURS)) for number in range(len(cells))]
+    return [(COLOURS[colour], STYLES[style % len(STYLES)]) for colour, style in places]
 
 
 def _axes(

@@ -1,22 +1,32 @@
-"""A path in an object store such as s3://bucket/path, used as a `pathlib.Path` is; pyarrow reaches the store.
+"""A path in an object store such as s3://bucket/path, used as a `pathlib.Path` is; fsspec reaches the store.
 
-An object is there whole or not at all, so nothing is written beside and renamed here.
+An object is there whole or not at all, so nothing is written beside and renamed here. Not pyarrow's file
+systems: they keep folders by empty objects, which not every server takes.
 """
 
 import posixpath
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gan_core.errors import UserError
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from fsspec import AbstractFileSystem
 
-SCHEMES = ("s3", "gs", "abfs", "abfss")
+# What is to be installed for each, beside fsspec, and how it is told not to wait for minutes.
+SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "s3": (
+        "s3fs",
+        {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}},
+    ),
+    "gs": ("gcsfs", {}),
+    "abfs": ("adlfs", {}),
+}
 PATIENCE = 60.0  # seconds that a store which does not answer is asked again
 
 T = TypeVar("T")
@@ -24,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Bucket:
-    """A path below `root`, the URI that the user gave: s3://bucket/path?endpoint_override=host:port&…"""
+    """A path below `root`, the URI that the user gave."""
 
     root: str
     inner: str = ""
@@ -35,8 +45,7 @@ class Bucket:
 
     def __str__(self) -> str:
         """As a URI, which `gan_core.place.place` takes again."""
-        address, mark, query = self.root.partition("?")
-        return posixpath.join(address, self.inner).rstrip("/") + mark + query
+        return posixpath.join(self.root, self.inner).rstrip("/")
 
     @property
     def name(self) -> str:
@@ -50,22 +59,23 @@ class Bucket:
 
     def exists(self) -> bool:
         """Whether there is such an object, or any below it. Raises OSError."""
-        from pyarrow.fs import FileType
-
         files, path = self._reached()
-        return bool(files.get_file_info(path).type != FileType.NotFound)
+        return bool(_asked(lambda: files.exists(path)))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: an object needs no folder."""
 
     def glob(self, pattern: str) -> Iterator["Bucket"]:
         """The objects right below whose names are like the pattern. Raises OSError."""
-        from pyarrow.fs import FileSelector
-
         files, path = self._reached()
-        for info in _patiently(lambda: files.get_file_info(FileSelector(path, allow_not_found=True))):
-            if info.is_file and fnmatchcase(info.base_name, pattern):
-                yield self / info.base_name
+        try:
+            found = _patiently(lambda: files.ls(path, detail=True, refresh=True))
+        except FileNotFoundError:
+            return
+        for info in found:
+            name = posixpath.basename(info["name"].rstrip("/"))
+            if info["type"] == "file" and fnmatchcase(name, pattern):
+                yield self / name
 
     def read_bytes(self) -> bytes:
         """The object. Raises FileNotFoundError, RuntimeError if the store does not answer for long."""
@@ -80,8 +90,7 @@ class Bucket:
     def peek(self) -> bytes:
         """The object, asked for once. Raises OSError."""
         files, path = self._reached()
-        with files.open_input_stream(path) as stream:
-            return bytes(stream.read())
+        return bytes(_asked(lambda: files.cat_file(path)))
 
     def write_bytes(self, content: bytes) -> None:
         """Write the object, patiently. Raises OSError."""
@@ -90,8 +99,7 @@ class Bucket:
     def put(self, content: bytes) -> None:
         """Write the object, tried once. Raises OSError."""
         files, path = self._reached()
-        with files.open_output_stream(path) as stream:
-            stream.write(content)
+        _asked(lambda: files.pipe_file(path, content))
 
     def touch(self) -> None:
         """Make an empty object. Raises OSError."""
@@ -100,47 +108,50 @@ class Bucket:
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object. Raises OSError, FileNotFoundError if it is missing and that is not ok."""
         files, path = self._reached()
-        try:
-            files.delete_file(path)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
-        except OSError:
-            # pyarrow then makes an empty object for the folder, which not every server takes.
-            if self.exists():
-                raise
+        if not missing_ok and not self.exists():
+            raise FileNotFoundError(str(self))
+        with suppress(FileNotFoundError):
+            _asked(lambda: files.rm_file(path))
 
-    def _reached(self) -> tuple["FileSystem", str]:
-        files, root = _file_system(self.root)
+    def _reached(self) -> tuple["AbstractFileSystem", str]:
+        from fsspec.core import url_to_fs
+
+        _, options = SCHEMES[urlsplit(self.root).scheme]
+        files, root = url_to_fs(self.root, use_listings_cache=False, **options)  # one for all, kept by fsspec
         return files, posixpath.join(root, self.inner).rstrip("/")
 
 
-@cache
-def _file_system(root: str) -> tuple["FileSystem", str]:
-    """pyarrow's file system of a URI, and the path in it. Raises UserError, OSError."""
-    from pyarrow import ArrowInvalid
-    from pyarrow.fs import FileSystem
-
-    try:
-        files, path = FileSystem.from_uri(root)
-    except ArrowInvalid as error:
-        raise UserError(f"{root} is no address of an object store: {error}") from error
-    return files, path
-
-
 def check_uri(uri: str) -> None:
-    """Raise UserError for a URI that names no object store, or has a password in it."""
+    """Raise UserError for a URI that names no object store, one that cannot be used, or has a key in it."""
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES or not parts.netloc:
         raise UserError(
             f"checkpoints can be kept in a folder, or under {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             f"BUCKET/PATH; got {parts.scheme}://…"
         )
-    if "@" in parts.netloc and parts.scheme in ("s3", "gs"):
+    if "@" in parts.netloc and parts.scheme != "abfs":
         raise UserError(
             "a checkpoint URI should have no keys in it: it is shown and kept. Give them in the environment, "
             "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
+    if parts.query or parts.fragment:
+        raise UserError(
+            "a checkpoint URI ends with its path: the address of a server of one's own goes into the "
+            "environment, as AWS_ENDPOINT_URL"
+        )
+    package, _ = SCHEMES[parts.scheme]
+    if not find_spec(package):
+        raise UserError(f"{parts.scheme}:// needs a package that is not installed: pip install {package}")
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """The answer. Raises OSError, whatever the store's own library raises."""
+    try:
+        return ask()
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _patiently(ask: Callable[[], T]) -> T:
@@ -151,11 +162,8 @@ def _patiently(ask: Callable[[], T]) -> T:
         wait=wait_random_exponential(multiplier=0.2, max=5),
         stop=stop_after_delay(PATIENCE),
         reraise=True,
-    )(ask)
+    )(lambda: _asked(ask))
 
 
 def _lasts(error: OSError) -> bool:
-    refused = ("NO_SUCH_BUCKET", "NoSuchBucket", "ACCESS_DENIED", "AccessDenied", "INVALID_ACCESS_KEY")
-    return isinstance(error, FileNotFoundError | PermissionError) or any(
-        word in str(error) for word in (*refused, "SignatureDoesNotMatch", "SIGNATURE_DOES_NOT_MATCH")
-    )
+    return isinstance(error, FileNotFoundError | PermissionError) or "NoCredentials" in str(error)

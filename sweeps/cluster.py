@@ -38,7 +38,10 @@ def join(address: str, **quiet: Any) -> None:
                 sent["working_dir"] = empty
             ray.init(address, runtime_env=sent, **quiet)
     except (RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"cannot use the Ray cluster at {address}: {_said(error)}") from error
+        raise UserError(
+            f"cannot use the Ray cluster at {address}: {_said(error)}. Ray has to run there, and to know the "
+            "token of this machine (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
+        ) from error
 
 
 @contextmanager

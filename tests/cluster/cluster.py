@@ -39,7 +39,7 @@ ADDRESSES = {"store": "10.87.0.3", "head": "10.87.0.2"} | {
 RAY = f"{ADDRESSES['head']}:6379"
 MLFLOW = f"http://{ADDRESSES['store']}:5000"
 S3 = f"{ADDRESSES['store']}:9000"
-S3_URI = f"s3://gan/checkpoints?scheme=http&endpoint_override={S3}&region=us-east-1"
+S3_URI = "s3://gan/checkpoints"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql"))
 RCLONE = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SLOTS = 2  # of a worker
@@ -150,6 +150,8 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(FOLDER / "ray_token"),
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": password["mlflow"],
+        "AWS_ENDPOINT_URL": f"http://{S3}",
+        "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "gan",
         "AWS_SECRET_ACCESS_KEY": password["s3"],
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # rclone knows none of the newer checksums

@@ -38,6 +38,7 @@ def server(tmp_path_factory):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     before = dict(os.environ)
     os.environ.update(AWS_ACCESS_KEY_ID="gan", AWS_SECRET_ACCESS_KEY=key)
+    os.environ.update(AWS_ENDPOINT_URL=f"http://{address}", AWS_REGION="us-east-1")
     os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # rclone knows none of the newer ones
     process = subprocess.Popen(
         [rclone, "serve", "s3", "--addr", address, str(folder)],
@@ -59,7 +60,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def bucket(server, request) -> Bucket:
     name = request.node.name.replace("[", "-").replace("]", "")
-    return place(f"s3://gan/{name}?scheme=http&endpoint_override={server}&region=us-east-1")
+    return place(f"s3://gan/{name}")
 
 
 def checkpoint(epoch):
@@ -84,7 +85,15 @@ def test_a_bucket_is_used_as_a_path_is(bucket):
 
 
 @pytest.mark.parametrize(
-    "uri", ["ftp://host/path", "s3://", "http://host", "s3://key:secret@gan/path", "s3://key@gan/path"]
+    "uri",
+    [
+        "ftp://host/path",
+        "s3://",
+        "http://host",
+        "s3://key:secret@gan/path",
+        "s3://key@gan/path",
+        "s3://gan/path?secret",
+    ],
 )
 def test_what_is_no_place_for_checkpoints_is_refused_without_its_password(uri):
     with pytest.raises(UserError) as refused:

@@ -117,11 +117,10 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
 def line_looks(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     """Colour and style of each cell's line; no two are alike as long as there are 24 cells at most."""
     z_dims = sorted({cell.z_dim for cell in cells})
-    rates: dict[str, list[float]] = {}
-    for cell in cells:
-        of_optimizer = rates.setdefault(cell.optimizer, [])
-        if cell.learning_rate not in of_optimizer:
-            of_optimizer.append(cell.learning_rate)
+    rates = {
+        optimizer: sorted({cell.learning_rate for cell in cells if cell.optimizer == optimizer})
+        for optimizer in dict.fromkeys(cell.optimizer for cell in cells)
+    }
     settings = [(optimizer, rate) for optimizer, its in rates.items() for rate in its]
     if len(z_dims) > 1:
         places = [(z_dims.index(c.z_dim), settings.index((c.optimizer, c.learning_rate))) for c in cells]

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -29,13 +29,16 @@ from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan, locked
 from sweeps.ray_session import let_tune_use_waiting_workers, ray_session, set_ray_environment
 
+if TYPE_CHECKING:
+    from sweeps.trial import Common
+
 PARTS = (
     "begin_sweep", "_begin_runs", "_train_all", "settle", "read_sweep", "write_figures", "show_results",
     "make_report",
 )  # fmt: skip
 
 
-def stub(trial: dict[str, Any], **_: object) -> None:
+def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:
     """In place of a training: the run in the store, as if it had trained an epoch."""
     from mlflow.entities import Metric, Param
     from ray import tune
@@ -43,7 +46,7 @@ def stub(trial: dict[str, Any], **_: object) -> None:
     from gan_core.mlflow_client import MlflowClient
 
     task = trial["task"]
-    client, run_id, at = MlflowClient(task["tracking_uri"]), task["run_id"], time.time_ns() // 1_000_000
+    client, run_id, at = MlflowClient(common.tracking_uri), task["run_id"], time.time_ns() // 1_000_000
     names = ("loss/discriminator", "loss/generator", "time/epoch_seconds", "quality/fid")
     metrics = [Metric(name, 1 + hash(run_id) % 97 / 97, at, 1) for name in names]
     params = [Param(name, str(value)) for name, value in task["config"].items()]

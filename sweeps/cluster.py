@@ -36,12 +36,30 @@ def join(address: str, **quiet: Any) -> None:
                 # started, as it is on that node, before it looks into what is sent.
                 (Path(empty) / "README").write_text("The folder in which gan-grid's workers run.\n")
                 sent["working_dir"] = empty
-            ray.init(address, runtime_env=sent, **quiet)
+            with _silenced():
+                ray.init(address, runtime_env=sent, **quiet)
     except (RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"cannot use the Ray cluster at {address}: {_said(error)}. Ray has to run there, and to know the "
             "token of this machine (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
         ) from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what is written to the standard error meanwhile.
+
+    That a cluster does not let us in, which is in the exception, Ray's native code says there twenty times
+    more; its log level does not reach that code, and neither does `sys.stderr`.
+    """
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

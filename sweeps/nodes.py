@@ -97,9 +97,14 @@ def _code(needs: Needs) -> Iterator[str]:
 
 
 def _checkpoints(needs: Needs) -> Iterator[str]:
+    from gan_core.errors import UserError
     from gan_core.place import place
 
-    file = place(needs.token_at)
+    try:
+        file = place(needs.token_at)
+    except UserError as error:  # the package that reaches such a store is missing
+        yield str(error)
+        return
     try:
         there = file.read_bytes().decode(errors="replace")
     except FileNotFoundError:

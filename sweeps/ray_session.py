@@ -29,9 +29,6 @@ def set_ray_environment(address: str | None) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers import what a run needs while the driver is still busy.
         os.environ[PRELOAD] = "sweeps.preload"
-    else:
-        # A cluster that does not let us in is told in one line of ours, and not in twenty of Ray's.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 A launch is all from the command's start to the first training step. It is timed in an empty store and in one
 of 10,000 finished runs, in turn. The runs are those of a real sweep, copied in SQL: sweeps of its own
-settings, so that each could be the one that it goes on with.
+settings, so that each could be the one that it goes on with. Ray's start alone takes a second more or less
+from one time to the next; so --dry-run, which asks the store the same and starts no Ray, is timed as well.
 """
 
 import argparse
+import os
 import shutil
 import sqlite3
 import statistics
@@ -24,14 +26,21 @@ SWEEP = ("--dataset", "digits", "--evaluate-every", "0", "--workers", "2")
 HOUR = 3_600_000  # milliseconds, from one copy to the one before it
 
 
-def launch(store: Path, *words: str) -> float:
-    """Seconds from the command's start to the beginning of the first epoch that it trains."""
-    began = time.time()
+def command(store: Path, *words: str) -> float:
+    """Seconds that the command takes."""
+    began = time.monotonic()
     uri = f"sqlite:///{store}"
     subprocess.run(
         [sys.executable, RUN_GRID, *SWEEP, "--tracking-uri", uri, *words],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
+    return time.monotonic() - began
+
+
+def launch(store: Path, *words: str) -> float:
+    """Seconds from the command's start to the beginning of the first epoch that it trains."""
+    began = time.time()
+    command(store, *words)
     with closing(sqlite3.connect(store)) as database:
         # An epoch is logged at its end.
         (first,) = database.execute(
@@ -80,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=20, help="of each of these runs")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         full, empty = Path(scratch) / "full" / "mlflow.db", Path(scratch) / "empty" / "mlflow.db"
@@ -91,19 +100,27 @@ def main() -> None:
                 database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("runs", "metrics")
             )
         print(f"{runs:,} runs, {points:,} points, {full.stat().st_size / 1e6:.0f} MB", flush=True)
-        taken: dict[str, list[float]] = {"empty": [], "full": []}
+        os.sync()  # the copies are not to be written while anything is timed
+        taken: dict[tuple[str, str], list[float]] = {}
         for number in range(args.rounds):
             shutil.rmtree(empty.parent, ignore_errors=True)
             prepare_store(f"sqlite:///{empty}", "gan-grid")
             for kind, store in (("empty", empty), ("full", full))[:: 1 if number % 2 else -1]:
                 # Another seed each time, else there would be nothing left to train.
                 words = ("--optimizers", "sgd", "--z-dims", "20", "--seeds", str(1000 + number))
-                taken[kind].append(launch(store, *words, "--epochs", str(args.epochs)))
-                print(f"round {number + 1}, {kind}: {taken[kind][-1]:.2f} s", flush=True)
-    for kind, seconds in taken.items():
-        print(f"{kind}: median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}")
-    longer = [full - empty for full, empty in zip(taken["full"], taken["empty"], strict=True)]
-    print(f"longer: median {statistics.median(longer):.2f} s, {min(longer):.2f} to {max(longer):.2f}")
+                words = (*words, "--epochs", str(args.epochs))
+                for what, seconds in (
+                    ("dry run", command(store, *words, "--dry-run")),
+                    ("launch", launch(store, *words)),
+                ):
+                    taken.setdefault((what, kind), []).append(seconds)
+                    print(f"round {number + 1}, {what}, {kind}: {seconds:.2f} s", flush=True)
+    for what in ("dry run", "launch"):
+        pairs = zip(taken[what, "full"], taken[what, "empty"], strict=True)
+        longer = [full - empty for full, empty in pairs]
+        for kind, times in (*((kind, taken[what, kind]) for kind in ("empty", "full")), ("longer", longer)):
+            low, middle, high = statistics.quantiles(times, n=4)
+            print(f"{what}, {kind}: median {middle:.2f} s, quartiles {low:.2f} to {high:.2f}")
 
 
 if __name__ == "__main__":

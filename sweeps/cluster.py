@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from sweeps import nodes
 from sweeps.plan import Plan
 
 ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
+NOTICED_TIMEOUT = 60.0  # seconds: Ray takes a node that has died for alive for up to half as long
 NOT_SENT = ("__pycache__", "*.pyc")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` starts
 
@@ -94,9 +96,10 @@ def training_nodes() -> dict[str, str]:
     }
 
 
-def ask(needs: nodes.Needs, ids: Iterable[str]) -> dict[str, list[str]]:
-    """What the nodes of these ids lack, by id; nothing of those that lack nothing."""
+def ask(needs: nodes.Needs, ids: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """By id: what those of these nodes lack that lack something; why others were not reached."""
     import ray
+    from ray.exceptions import LocalRayletDiedError, NodeDiedError, TaskUnschedulableError, WorkerCrashedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(nodes.lacks)
@@ -107,24 +110,37 @@ def ask(needs: nodes.Needs, ids: Iterable[str]) -> dict[str, list[str]]:
         ): node
         for node in ids
     }
+    if not asked:
+        return {}, {}
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT)
     found = {asked[one]: [f"it has not answered for {ANSWER_TIMEOUT:.0f} seconds"] for one in silent}
+    unreached = {}
     for one in answered:
         try:
             found[asked[one]] = ray.get(one)
+        except (LocalRayletDiedError, NodeDiedError, TaskUnschedulableError, WorkerCrashedError) as error:
+            unreached[asked[one]] = f"it was not reached ({type(error).__name__})"
         except Exception as error:  # whatever keeps a task from running there
             found[asked[one]] = [_said(error)]
-    return {node: what for node, what in found.items() if what}
+    return {node: what for node, what in found.items() if what}, unreached
 
 
 def _check(plan: Plan, needs: nodes.Needs) -> None:
+    lacking, unreached = ask(needs, training_nodes())
+    if unreached:  # perhaps they have just died, and then they are not missed
+        end = time.monotonic() + NOTICED_TIMEOUT
+        while unreached.keys() & training_nodes().keys() and time.monotonic() < end:
+            time.sleep(0.5)
+        again, unreached = ask(needs, unreached.keys() & training_nodes().keys())
+        lacking |= again | {node: [why] for node, why in unreached.items()}
     there = training_nodes()
     if not there:
         raise UserError(
             f"the Ray cluster at {plan.address} has no training slots: no node with a CPU; start one with "
             f"`ray start --address={plan.address} --num-cpus N` on another machine"
         )
-    if lacking := ask(needs, there):
+    lacking = {node: what for node, what in lacking.items() if node in there}
+    if lacking:
         each = "; ".join(sorted(f"node {there[node]}: {', '.join(what)}" for node, what in lacking.items()))
         raise UserError(
             f"{len(lacking)} of {len(there)} nodes cannot train, so nothing was: {each}. Mend them, or take "

@@ -3,7 +3,8 @@
 --workers simulated workers in --processes processes: the real MlflowTracker of each is given the events of a
 run at --speed times the pace at which a worker's come (an epoch of the default network takes 1.8 s), runs of
 --epochs epochs, --runs of them one after another. Stores, in turn: SQLite, written directly; an `mlflow
-server` on PostgreSQL as it comes; the same with larger pools of connections. Needs PostgreSQL's programs.
+server` on PostgreSQL as it comes; the same with larger pools of connections and without MLflow's jobs. Needs
+PostgreSQL's programs.
 
 Says for each: rows a second, what a call takes, calls that had to be repeated, runs that did not end
 FINISHED, rows that are not in the database (counted in SQL), and the server's processes, memory, processor.
@@ -50,7 +51,11 @@ ITERATIONS = 938
 EVALUATE_EVERY = 10
 CALLS = ("log_batch", "log_artifact", "log_inputs", "update_run", "set_terminated", "get_run")
 Ask = Callable[[str], list[Any]]
-POOLS = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "10", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "10"}
+SET = {
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "10",
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "10",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 class Watch:
@@ -255,7 +260,7 @@ def sqlite(args: argparse.Namespace, folder: Path) -> None:
     load(f"sqlite:///{file}", {}, ask, args)
 
 
-def served(args: argparse.Namespace, folder: Path, pools: bool) -> None:
+def served(args: argparse.Namespace, folder: Path, is_set: bool) -> None:
     folder.mkdir()
     with postgres() as database:
         engine = sqlalchemy.create_engine(database.uri)
@@ -264,7 +269,7 @@ def served(args: argparse.Namespace, folder: Path, pools: bool) -> None:
             with engine.connect() as connection:
                 return list(connection.execute(sqlalchemy.text(query)))
 
-        options, settings = (["--workers", str(args.server_workers)], POOLS) if pools else ([], {})
+        options, settings = (["--workers", str(args.server_workers)], SET) if is_set else ([], {})
         words = " ".join([*map("=".join, settings.items()), *options])
         print(f"mlflow server on PostgreSQL, {words or 'as it comes'}", flush=True)
         with mlflow_server(database.uri, folder, options, **settings) as server:
@@ -274,7 +279,7 @@ def served(args: argparse.Namespace, folder: Path, pools: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--stores", nargs="+", default=["sqlite", "server", "pools"])
+    parser.add_argument("--stores", nargs="+", default=["sqlite", "server", "set"])
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--speed", type=float, default=20)
@@ -296,4 +301,4 @@ if __name__ == "__main__":
             if store == "sqlite":
                 sqlite(args, Path(scratch))
             else:
-                served(args, Path(scratch) / store, pools=store == "pools")
+                served(args, Path(scratch) / store, is_set=store == "set")

@@ -7,12 +7,14 @@ server` on PostgreSQL as it comes; the same with larger pools of connections and
 PostgreSQL's programs.
 
 Says for each: rows a second, what a call takes, calls that had to be repeated, runs that did not end
-FINISHED, rows that are not in the database (counted in SQL), and the server's processes, memory, processor.
+FINISHED, rows that are not in the database (counted in SQL), and the server's processes, memory, processor,
+and the errors in its log.
 """
 
 import argparse
 import json
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -50,6 +52,7 @@ EPOCH = 1.8  # seconds, as a worker of two on two cores takes
 ITERATIONS = 938
 EVALUATE_EVERY = 10
 CALLS = ("log_batch", "log_artifact", "log_inputs", "update_run", "set_terminated", "get_run")
+ERROR = re.compile(r"^[\w.]+(?:Error|Violation|Exception)\b.{0,90}", re.MULTILINE)
 Ask = Callable[[str], list[Any]]
 SET = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "10",
@@ -78,7 +81,9 @@ class Watch:
             try:
                 return call(*args, **kwargs)
             except Exception as error:
-                self.failed[f"{name}: {str(error).splitlines()[0][:90]}"] += 1
+                # Of what MLflow says of a request, the cause comes last.
+                text = " ".join(str(error).split())
+                self.failed[f"{name}: {text[:60]} … {text[-120:]}"] += 1
                 raise
             finally:
                 self.seconds[name].append(time.perf_counter() - began)
@@ -274,6 +279,10 @@ def served(args: argparse.Namespace, folder: Path, is_set: bool) -> None:
         print(f"mlflow server on PostgreSQL, {words or 'as it comes'}", flush=True)
         with mlflow_server(database.uri, folder, options, **settings) as server:
             load(server.uri, {"MLflow": server.process.pid, "PostgreSQL": database.process.pid}, ask, args)
+            ((size,),) = ask("SELECT pg_total_relation_size('metrics')")
+            print(f"  the metrics table with its indices: {size / 2**20:,.0f} MiB")
+            errors = Counter(ERROR.findall(server.log.read_text(errors="replace")))
+            print(f"  errors in the server's log: {dict(errors.most_common(3)) or 'none'}", flush=True)
         engine.dispose()
 
 

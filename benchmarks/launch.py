@@ -19,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
-from gan_core.store import prepare_store
+from gan_core.tracking.store import prepare_store
 
 RUN_GRID = Path(__file__).parent.parent / "sweeps" / "run_grid.py"
 SWEEP = ("--dataset", "digits", "--evaluate-every", "0", "--workers", "2")

@@ -1,4 +1,4 @@
-"""Measures the judge and the scores: `python benchmarks/quality.py {judge,time,calibration,runs}`.
+"""Measures the classifier and the scores: `python benchmarks/quality.py {classifier,time,calibration,runs}`.
 
 What docs/quality.md says comes from here. On one thread; the images are looked for as the trainer does.
 """
@@ -18,17 +18,16 @@ from torch import Tensor
 
 from gan_core.config import make_config
 from gan_core.data import load_images, load_split
+from gan_core.evaluation.baselines import Reference, evaluate, load_reference, real_baseline_images
+from gan_core.evaluation.classifier import look_at
+from gan_core.evaluation.frechet_distance import fit_gaussian, frechet_distance
+from gan_core.evaluation.health import diagnose, pixel_spread
+from gan_core.evaluation.kernel_distance import kernel_distance, kernel_moments
+from gan_core.evaluation.prdc import prdc, squared_radii
+from gan_core.evaluation.scores import SCORES, evaluation_images, measure_real, score_images
 from gan_core.events import EpochEnd, Samples, Trained
-from gan_core.models import build_models
-from gan_core.quality.evaluate import evaluate
-from gan_core.quality.frechet import fit_gaussian, frechet_distance
-from gan_core.quality.health import diagnose, pixel_spread
-from gan_core.quality.judge import look_at
-from gan_core.quality.kernel import kernel_distance, kernel_moments
-from gan_core.quality.prdc import prdc, squared_radii
-from gan_core.quality.reference import Reference, floor_images, load_reference
-from gan_core.quality.scores import SCORES, evaluation_images, measure_real, score_images
-from gan_core.trainer import train
+from gan_core.networks import build_models
+from gan_core.training import train
 
 REPEATS = 7
 DRAWS = 5
@@ -39,29 +38,29 @@ RUNS = (
 )
 
 
-def judge(reference: Reference) -> None:
-    """Accuracy, and what the judge sees in halves of the test set that it was not trained on."""
-    record = reference.judge.record
+def classifier(reference: Reference) -> None:
+    """Accuracy, and what the classifier sees in halves of the test set that it was not trained on."""
+    record = reference.classifier.record
     print(f"{record.test_accuracy:.2%} of {record.test_images}, seed {record.seed}, {record.seconds:.0f} s")
     test = load_split(reference.dataset, "test").images
     half = len(test) // 2
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    network = reference.judge.network
+    network = reference.classifier.network
     real = measure_real(network, test[order[:half]])
     for name, images in (
         (f"{half} test images against the other {half}", test[order[half:]]),
-        (f"{half} training images against the same", floor_images(reference.dataset, half)),
+        (f"{half} training images against the same", real_baseline_images(reference.dataset, half)),
     ):
         print(name, show(score_images(images, network, real).scores))
 
 
 def timing(reference: Reference) -> None:
     """Seconds of a whole evaluation and of its parts; the same by torchmetrics, features given."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.fd import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
     G, _ = build_models(make_config(seed=1))
-    real, network, count = reference.real, reference.judge.network, reference.count
+    real, network, count = reference.real, reference.classifier.network, reference.count
     images = evaluation_images(G, count)
     features, _ = look_at(network, images)
     radii = squared_radii(features)
@@ -77,20 +76,20 @@ def timing(reference: Reference) -> None:
         "whole evaluation": lambda: evaluate(G, reference),
         "in mid-run": lambda: evaluate(G, reference, quick=True),
         "generate": lambda: evaluation_images(G, count),
-        "judge": lambda: look_at(network, images),
+        "classifier": lambda: look_at(network, images),
         "Fréchet": lambda: frechet_distance(real.gaussian, fit_gaussian(features)),
         "kernel": lambda: kernel_distance(real.moments, kernel_moments(features)),
         "radii": lambda: squared_radii(features),
         "prdc": lambda: prdc(real.features, features, real.radii, radii),
-        "torchmetrics FID": lambda: theirs(FrechetInceptionDistance(feature=AsGiven())),
+        "torchmetrics FD": lambda: theirs(FrechetInceptionDistance(feature=AsGiven())),
         "torchmetrics KID, 100 subsets of 1,000": lambda: theirs(KernelInceptionDistance(feature=AsGiven())),
     }.items():
         print(f"{name}: {timed(work)}")
     print("ours", frechet_distance(real.gaussian, gaussian), kernel_distance(real.moments, moments))
     print("theirs", theirs(FrechetInceptionDistance(feature=AsGiven())))
     print("theirs", theirs(KernelInceptionDistance(feature=AsGiven())))
-    # The floor's images lie near the real ones, so more comparisons are close than for an untrained G's.
-    near, _ = look_at(network, floor_images(reference.dataset, count))
+    # The real_baseline's images lie near the real ones, so more comparisons are close than for an untrained G's.
+    near, _ = look_at(network, real_baseline_images(reference.dataset, count))
     exact = real.features.double(), near.double()
     print("prdc in float32", prdc(real.features, near, real.radii, squared_radii(near)))
     print("prdc in float64", prdc(*exact, *map(squared_radii, exact)))
@@ -106,10 +105,10 @@ class AsGiven(torch.nn.Module):
 
 
 def calibration(reference: Reference) -> None:
-    """Floor and ceiling of each score with their spread, real images, and real images without nines."""
-    network, real, count = reference.judge.network, reference.real, reference.count
+    """Floor and untrained_baseline of each score with their spread, real images, and real images without nines."""
+    network, real, count = reference.classifier.network, reference.real, reference.count
     floors = [
-        score_images(floor_images(reference.dataset, count, draw=draw), network, real).scores
+        score_images(real_baseline_images(reference.dataset, count, draw=draw), network, real).scores
         for draw in range(DRAWS)
     ]
     ceilings = []
@@ -119,8 +118,8 @@ def calibration(reference: Reference) -> None:
     for name in SCORES:
         print(
             name,
-            reference.floor[name],
-            reference.ceiling[name],
+            reference.real_baseline[name],
+            reference.untrained_baseline[name],
             *(spread(s, name) for s in (floors, ceilings)),
         )
     test = load_split(reference.dataset, "test").images
@@ -152,7 +151,7 @@ def runs(reference: Reference, settings: str) -> None:
                 moves = pixel_spread(event.images)
             elif isinstance(event, Trained):
                 evaluation = evaluate(event.generator, reference)
-        found = diagnose(history, last, moves, evaluation, reference.ceiling)
+        found = diagnose(history, last, moves, evaluation, reference.untrained_baseline)
         print(setting, found.health, found.epoch, found.reason, sep=" | ")
         print(
             "   ",
@@ -196,7 +195,7 @@ def cpu() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("judge", "time", "calibration", "runs"))
+    parser.add_argument("what", choices=("classifier", "time", "calibration", "runs"))
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--cache-dir", type=Path, help="default: a fresh folder")
     parser.add_argument(
@@ -210,7 +209,7 @@ def main() -> None:
         reference = load_reference(options.dataset, options.cache_dir or Path(fresh))
         print(f"{options.dataset}, n = {reference.count}")
         {
-            "judge": judge,
+            "classifier": classifier,
             "time": timing,
             "calibration": calibration,
             "runs": lambda known: runs(known, options.runs),

@@ -23,9 +23,9 @@ from mlflow.entities import Param, RunTag
 from PIL import Image
 
 from gan_core.config import RunConfig
-from gan_core.mlflow_client import MlflowClient
-from gan_core.quality.scores import SCORES
-from gan_core.store import prepare_store
+from gan_core.evaluation.scores import SCORES
+from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.store import prepare_store
 from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ EACH_EPOCH = (
     "loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
     "score/real", "score/fake", "time/epoch_seconds", "time/images_per_second",
 )  # fmt: skip
-EACH_TENTH = ("quality/fid", "quality/is", "quality/class_kl", "quality/confidence")
+EACH_TENTH = ("quality/fd", "quality/is", "quality/class_kl", "quality/confidence")
 
 
 def build(uri: str, folder: Path, sweeps: int) -> None:
@@ -44,11 +44,11 @@ def build(uri: str, folder: Path, sweeps: int) -> None:
     bounds = json.dumps(dict.fromkeys(SCORES, 0.1)), json.dumps(dict.fromkeys(SCORES, 50.0))
     tags = {
         "health": "ok",
-        "quality.judge": "ab" * 32,
-        "quality.judge_accuracy": "0.99",
+        "quality.classifier": "ab" * 32,
+        "quality.classifier_accuracy": "0.99",
         "quality.n": "10000",
-        "quality.floor": bounds[0],
-        "quality.ceiling": bounds[1],
+        "quality.real_baseline": bounds[0],
+        "quality.untrained_baseline": bounds[1],
     }
     run_ids = []
     for number in range(sweeps):

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gan_core.assessment import Assessment
+from gan_core.config import EvaluationSchedule
+from sweeps.cluster import ray_session, set_ray_environment
+from sweeps.compat import let_tune_use_waiting_workers
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan, locked
-from sweeps.ray_session import let_tune_use_waiting_workers, ray_session, set_ray_environment
 
 if TYPE_CHECKING:
-    from sweeps.trial import Common
+    from sweeps.worker import Common
 
 PARTS = (
     "begin_sweep", "_begin_runs", "_train_all", "settle", "read_sweep", "write_figures", "show_results",
@@ -43,11 +44,11 @@ def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:
     from mlflow.entities import Metric, Param
     from ray import tune
 
-    from gan_core.mlflow_client import MlflowClient
+    from gan_core.tracking.queries import MlflowClient
 
     task = trial["task"]
     client, run_id, at = MlflowClient(common.tracking_uri), task["run_id"], time.time_ns() // 1_000_000
-    names = ("loss/discriminator", "loss/generator", "time/epoch_seconds", "quality/fid")
+    names = ("loss/discriminator", "loss/generator", "time/epoch_seconds", "quality/fd")
     metrics = [Metric(name, 1 + hash(run_id) % 97 / 97, at, 1) for name in names]
     params = [Param(name, str(value)) for name, value in task["config"].items()]
     client.log_batch(run_id, metrics=metrics, params=params)
@@ -62,7 +63,7 @@ def a_plan(runs: int, cells: int, folder: Path, workers: int) -> Plan:
     grid, notes = make_grid(["sgd", "adam"], z_dims, range(seeds))
     return Plan(
         "scale", "scale", grid, grid_runs(grid, dataset="digits", hidden_dim=8, epochs=1), notes, "digits",
-        None, f"sqlite:///{folder}/mlflow.db", workers, None, Assessment(every=0), named=True, again=False,
+        None, f"sqlite:///{folder}/mlflow.db", workers, None, EvaluationSchedule(every=0), named=True, again=False,
         checkpoint_dir=folder / "checkpoints", checkpoint_every=1, retries=0,
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ def conduct_one(runs: int, cells: int, workers: int) -> None:
         plan = a_plan(runs, cells, Path(scratch), workers)
         stack.enter_context(locked(plan))
         stack.enter_context(ray_session(None, workers))
-        from sweeps import sweep
+        from sweeps import driver as sweep
 
         prepared = sweep.prepare(plan)
         let_tune_use_waiting_workers()

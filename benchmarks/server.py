@@ -34,18 +34,18 @@ import psutil
 import sqlalchemy
 import torch
 
-from gan_core import tracking
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.events import EpochEnd, Evaluated, Event, Samples, Trained, Yardstick
-from gan_core.mlflow_client import MlflowClient
-from gan_core.models import build_models
-from gan_core.quality.health import Diagnosis
-from gan_core.quality.scores import SCORES, Evaluation
-from gan_core.store import prepare_store
-from gan_core.tracking import WRITE_INTERVAL, MlflowTracker, create_run
-from gan_core.trainer import sample_epochs
+from gan_core.evaluation.health import Diagnosis
+from gan_core.evaluation.scores import SCORES, Evaluation
+from gan_core.events import Baselines, EpochEnd, Evaluated, Event, Samples, Trained
+from gan_core.networks import build_models
+from gan_core.tracking import tracker as tracking
+from gan_core.tracking.queries import MlflowClient, create_run
+from gan_core.tracking.store import prepare_store
+from gan_core.tracking.tracker import WRITE_INTERVAL, MlflowTracker
+from gan_core.training import sample_epochs
 from tests.servers import mlflow_server, postgres
 
 EPOCH = 1.8  # seconds, as a worker of two on two cores takes
@@ -99,7 +99,7 @@ def events(config: RunConfig) -> Iterator[Event]:
     sheets = sample_epochs(config.epochs)
     pixels = torch.from_numpy(chance.integers(0, 255, (64, 1, 28, 28), dtype=np.uint8))
     losses = chance.uniform(0.5, 5, (4, ITERATIONS)).astype(np.float32)
-    yield Yardstick("mnist", "ab" * 32, 0.99, 10_000, scores, scores)
+    yield Baselines("mnist", "ab" * 32, 0.99, 10_000, scores, scores)
     yield Samples(0, pixels)
     for epoch in range(1, config.epochs + 1):
         yield EpochEnd(epoch, *(losses + np.float32(epoch)), images=60_000, seconds=EPOCH)

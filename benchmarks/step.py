@@ -1,6 +1,6 @@
-"""How long a training step takes: the usual loop, our plain step, our fast step, and the floor under them.
+"""How long a training step takes: the usual loop, our plain step, our fast step, and the real_baseline under them.
 
-The floor is a step's matrix products alone, float32, into buffers that are kept. All that is compared takes
+The real_baseline is a step's matrix products alone, float32, into buffers that are kept. All that is compared takes
 turns in one process, a few steps each, so that a busy machine slows all alike: trust the ratios (each taken
 within a round, then the median over rounds, with quartiles) above the microseconds. With one thread these are
 CPU time, so that waiting for a core does not count; with two they are by the clock.
@@ -27,11 +27,11 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from gan_core.config import RunConfig, make_config
 from gan_core.data import load_images
-from gan_core.fast_step import FastStep
+from gan_core.fast_mlp import FastStep
 from gan_core.image_files import default_data_dir
-from gan_core.models import PIXELS, build_models, to_unit_range
+from gan_core.networks import PIXELS, build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.trainer import PlainStep, image_order, noise
+from gan_core.training import PlainStep, image_order, noise
 
 Steps = Callable[[int], object]  # does as many steps
 
@@ -84,7 +84,7 @@ def say_where(args: argparse.Namespace) -> None:
 def compare(images: Tensor, args: argparse.Namespace) -> None:
     print("µs a step, median of the rounds; ratios: median (quartiles)\n")
     print(
-        "| optimizer | z_dim | usual | plain | fast | floor | usual / fast | fast / floor | plain / floor |"
+        "| optimizer | z_dim | usual | plain | fast | real_baseline | usual / fast | fast / real_baseline | plain / real_baseline |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for optimizer in ("sgd", "adam"):
@@ -100,11 +100,11 @@ def compare(images: Tensor, args: argparse.Namespace) -> None:
                 args.rounds,
                 args.steps,
             )
-            floor = lower_floor(times)
+            real_baseline = lower_floor(times)
             print(
                 f"| {optimizer} | {z_dim} | {middle(times['usual'])} | {middle(times['plain'])} "
-                f"| {middle(times['fast'])} | {middle(floor)} | {ratio(times['usual'], times['fast'])} "
-                f"| {ratio(times['fast'], floor)} | {ratio(times['plain'], floor)} |",
+                f"| {middle(times['fast'])} | {middle(real_baseline)} | {ratio(times['usual'], times['fast'])} "
+                f"| {ratio(times['fast'], real_baseline)} | {ratio(times['plain'], real_baseline)} |",
                 flush=True,
             )
 
@@ -237,7 +237,7 @@ def lower_floor(times: dict[str, list[float]]) -> list[float]:
 def compare_larger(images: Tensor, args: argparse.Namespace) -> None:
     print("SGD, z_dim 100; µs a step, median of the rounds; ratios: median (quartiles)\n")
     print(
-        "| batch_size | hidden_dim | fast | floor | fast / floor | plain / floor |\n|---|---|---|---|---|---|"
+        "| batch_size | hidden_dim | fast | real_baseline | fast / real_baseline | plain / real_baseline |\n|---|---|---|---|---|---|"
     )
     for batch_size, hidden_dim in itertools.product((64, 256, 1024), (128, 512, 1024)):
         config = make_config(batch_size=batch_size, hidden_dim=hidden_dim)
@@ -248,10 +248,10 @@ def compare_larger(images: Tensor, args: argparse.Namespace) -> None:
         }
         smaller = batch_size * hidden_dim // (64 * 128)
         times = take_turns(contestants, max(args.rounds // 3, 2), max(args.steps // smaller, 1))
-        floor = lower_floor(times)
+        real_baseline = lower_floor(times)
         print(
-            f"| {batch_size} | {hidden_dim} | {middle(times['fast'])} | {middle(floor)} "
-            f"| {ratio(times['fast'], floor)} | {ratio(times['plain'], floor)} |",
+            f"| {batch_size} | {hidden_dim} | {middle(times['fast'])} | {middle(real_baseline)} "
+            f"| {ratio(times['fast'], real_baseline)} | {ratio(times['plain'], real_baseline)} |",
             flush=True,
         )
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 
 from gan_core import EpochEnd, RunConfig, load_images, train
-from gan_core.mlflow_client import MlflowClient
-from gan_core.store import prepare_store
-from gan_core.tracking import MlflowTracker, create_run
+from gan_core.tracking.queries import MlflowClient, create_run
+from gan_core.tracking.store import prepare_store
+from gan_core.tracking.tracker import MlflowTracker
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from gan_core.config import RunConfig
     from gan_core.data import ImageSet, load_images
     from gan_core.events import EpochEnd, Samples, Trained
-    from gan_core.generator_file import load_generator
+    from gan_core.networks import load_generator
     from gan_core.plots import plot_losses, sample_sheet
-    from gan_core.trainer import train
+    from gan_core.training import train
 
 __all__ = [
     "EpochEnd",
@@ -31,10 +31,10 @@ _MODULES = {
     "EpochEnd": "events",
     "Samples": "events",
     "Trained": "events",
-    "load_generator": "generator_file",
+    "load_generator": "networks",
     "plot_losses": "plots",
     "sample_sheet": "plots",
-    "train": "trainer",
+    "train": "training",
 }
 
 

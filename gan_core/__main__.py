@@ -9,7 +9,7 @@ from uuid import uuid4
 import torch
 
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.command_line import (
+from gan_core.cli import (
     OK,
     RUN_FAILED,
     OneLineParser,
@@ -25,11 +25,11 @@ from gan_core.command_line import (
 from gan_core.config import FIELDS, RunConfig, make_config
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
+from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView, Progress
-from gan_core.quality.reference import Reference, load_reference, quality_cache
 from gan_core.run import Job, Tracker, run
 from gan_core.run_folder import CHECKPOINTS, RunFolder, check_output
-from gan_core.trainer import require_device
+from gan_core.training import require_device
 
 
 def main() -> int:
@@ -116,8 +116,9 @@ def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) 
     # MLflow takes a second to import; a run into a folder does without it.
     from mlflow.exceptions import MlflowException
 
-    from gan_core import locks, store, tracking, unfinished
-    from gan_core.mlflow_client import MlflowClient
+    from gan_core import locks
+    from gan_core.tracking import queries, store, tracker
+    from gan_core.tracking.queries import MlflowClient
 
     uri = store.resolve_uri(args.tracking_uri)
     store.check_store(uri)
@@ -127,9 +128,9 @@ def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) 
     root = store.checkpoint_dir(args.checkpoint_dir, uri)
     try:
         client = MlflowClient(uri)
-        unfinished.settle_stale(client, experiment_id, root)
-        found = None if args.again else unfinished.find_cut_off(client, experiment_id, name, config)
-        known = locks.lock_in(root, found.data.tags.get(unfinished.LOCK_TAG)) if found else None
+        queries.settle_stale(client, experiment_id, root)
+        found = None if args.again else queries.find_cut_off(client, experiment_id, name, config)
+        known = locks.lock_in(root, found.data.tags.get(queries.LOCK_TAG)) if found else None
         lock_file = known or f"{uuid4().hex}/lock"
         checkpoints = CheckpointFolder((root / lock_file).parent, config)
         # Before the run is in the store: there is no moment in which it lives and has no lock.
@@ -137,15 +138,15 @@ def _into_store(args: Namespace, name: str, config: RunConfig, lock: ExitStack) 
         tag = locks.lock_tag(root, lock_file)
         if found:
             run_id = found.info.run_id
-            client.set_tag(run_id, unfinished.LOCK_TAG, tag)
+            client.set_tag(run_id, queries.LOCK_TAG, tag)
         else:
-            run_id = tracking.create_run(client, experiment_id, name, config, {unfinished.LOCK_TAG: tag})
+            run_id = queries.create_run(client, experiment_id, name, config, {queries.LOCK_TAG: tag})
     except MlflowException as error:
         raise UserError(f"cannot use the store {store.redact(uri)}: {store.brief(error, uri)}") from error
     except OSError as error:
         raise UserError(f"cannot keep checkpoints in {root}: {error}") from error
     job = _job(args, name, data, reference, checkpoints)
-    return job, tracking.MlflowTracker(uri, run_id, config, data, name), store.redact(uri)
+    return job, tracker.MlflowTracker(uri, run_id, config, data, name), store.redact(uri)
 
 
 def _job(

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.events import EpochEnd, Evaluated, Samples, TrainState, Yardstick
+from gan_core.evaluation.scores import Evaluation
+from gan_core.events import Baselines, EpochEnd, Evaluated, Samples, TrainState
 from gan_core.locks import hold
-from gan_core.place import Place, write_whole
-from gan_core.quality.scores import Evaluation
+from gan_core.storage import Place, write_whole
 
 FORMAT = "gan-grid checkpoint"
 VERSION = 1
@@ -31,7 +31,7 @@ KEPT = 2  # so that there is one before a damaged one
 SUFFIX = ".checkpoint"
 LOCK_PATIENCE = 60.0  # seconds for the process that trained the run before to be gone
 
-Told = Yardstick | Samples | EpochEnd | Evaluated
+Told = Baselines | Samples | EpochEnd | Evaluated
 
 
 class Entry(NamedTuple):
@@ -195,8 +195,8 @@ def _figures(end: EpochEnd) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _kind(event: Told) -> tuple[str, Any]:
     match event:
-        case Yardstick():
-            return "yardstick", dataclasses.asdict(event)
+        case Baselines():
+            return "baselines", dataclasses.asdict(event)
         case Samples(epoch):
             return "samples", epoch
         case EpochEnd():
@@ -215,8 +215,8 @@ def _told(entries: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) 
     event: Told
     for kind, value, at in entries:
         match kind:
-            case "yardstick":
-                event = Yardstick(**value)
+            case "baselines":
+                event = Baselines(**value)
             case "samples":
                 event = Samples(value, sheets.popleft())
             case "epoch":

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gan_core.models import Generator
-from gan_core.quality.health import Diagnosis
-from gan_core.quality.scores import Evaluation
+from gan_core.evaluation.health import Diagnosis
+from gan_core.evaluation.scores import Evaluation
+from gan_core.networks import Generator
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,15 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Baselines:
     """What the scores of an assessed run hold against; its first event."""
 
     dataset: str
-    judge: str  # SHA-256 of its weights
-    judge_accuracy: float  # share of the test images that it classifies right
+    classifier: str  # SHA-256 of its weights
+    classifier_accuracy: float  # share of the test images that it classifies right
     n: int  # images that an evaluation makes
-    floor: dict[str, float]  # scores of training images
-    ceiling: dict[str, float]  # scores of an untrained G
+    real_baseline: dict[str, float]  # scores of training images
+    untrained_baseline: dict[str, float]  # scores of an untrained G
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,4 @@ class Evaluated:
         return {**self.evaluation.scores, "time/evaluation_seconds": self.seconds}
 
 
-Event = Samples | EpochEnd | Reached | Trained | Yardstick | Evaluated | Diagnosis
+Event = Samples | EpochEnd | Reached | Trained | Baselines | Evaluated | Diagnosis

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from gan_core.errors import UserError
-from gan_core.paths import expanded, project_root
+from gan_core.storage import expanded, project_root
 
 IDX_FILES = (
     "train-images-idx3-ubyte",

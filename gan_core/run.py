@@ -7,16 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from gan_core.assess import train_assessed
-from gan_core.assessment import Assessment
 from gan_core.checkpoint import Checkpoint, CheckpointFolder, Entry, Told
-from gan_core.config import RunConfig
+from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError, UserError
+from gan_core.evaluation.assess import train_assessed
+from gan_core.evaluation.baselines import Reference
+from gan_core.evaluation.health import Diagnosis
 from gan_core.events import EpochEnd, Event, Reached, TrainState
 from gan_core.live import Progress
-from gan_core.quality.health import Diagnosis
-from gan_core.quality.reference import Reference
 
 TRACEBACK_LINES = 40
 SNAPSHOT_INTERVAL = 1.0  # seconds: an epoch of a small image set is shorter than a checkpoint's writing
@@ -30,7 +29,7 @@ class Job:
     config: RunConfig
     data: ImageSet
     reference: Reference
-    assessment: Assessment
+    assessment: EvaluationSchedule
     checkpoints: CheckpointFolder | None = None
     checkpoint_every: int = 10  # epochs
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from gan_core.atomic import write_atomically
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.events import EpochEnd, Evaluated, Event, Samples, Trained, Yardstick
-from gan_core.generator_file import GENERATOR_FILE, save_generator
+from gan_core.evaluation.health import Diagnosis
+from gan_core.events import Baselines, EpochEnd, Evaluated, Event, Samples, Trained
+from gan_core.networks import GENERATOR_FILE, save_generator
 from gan_core.plots import plot_losses, sample_sheet
-from gan_core.quality.health import Diagnosis
+from gan_core.storage import write_atomically
 
 QUALITY_FILE = "quality.json"
 CHECKPOINTS = "checkpoint"  # a folder among a run's files, until it has finished
@@ -67,7 +67,7 @@ class RunFolder:
                     table.writerow(row)
             case Trained(generator):
                 save_generator(generator, self.folder / GENERATOR_FILE)
-            case Yardstick():
+            case Baselines():
                 self._quality = {**dataclasses.asdict(event), "evaluations": []}
                 self._write_quality()
             case Evaluated(epoch, evaluation):

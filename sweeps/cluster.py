@@ -1,19 +1,47 @@
 """A Ray cluster, joined with this program's code, and each of its nodes looked at before any training."""
 
+import hashlib
 import json
+import logging
 import os
+import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from gan_core.errors import UserError
-from gan_core.place import write_whole
-from sweeps import nodes
+from gan_core.storage import write_whole
 from sweeps.plan import Plan
+
+# What a run's figures and its record depend on: the same version everywhere.
+SAME = ("ray", "torch", "numpy", "scipy", "mlflow")
+# What a run needs beside these.
+NEEDED = ("filelock", "matplotlib", "pillow", "pydantic", "rich", "safetensors", "tenacity")
+CODE = ("gan_core", "sweeps")
+# Of the driver's environment, what lets one into the tracking server and the stores behind it.
+ACCESS = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_", "AZURE_", "GOOGLE_")
+NOT_ACCESS = ("MLFLOW_TRACKING_URI",)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What every node must have, as the driver has it. It goes to them as an object, never into a file."""
+
+    versions: Mapping[str, str]
+    code: str  # digest
+    tracking_uri: str = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)  # variables that let one into the stores
+    token_at: str  # a file where checkpoints are kept, path or URI …
+    token: str  # … and what is in it
+
 
 ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
 NOTICED_TIMEOUT = 60.0  # seconds: Ray takes a node that has died for alive for up to half as long
@@ -28,7 +56,7 @@ def join(address: str, **quiet: Any) -> None:
 
     packages = Path(__file__).resolve().parent.parent
     sent: dict[str, Any] = {
-        "py_modules": [str(packages / name) for name in nodes.CODE],
+        "py_modules": [str(packages / name) for name in CODE],
         "excludes": list(NOT_SENT),
     }
     try:
@@ -65,7 +93,7 @@ def _silenced() -> Iterator[None]:
 
 
 @contextmanager
-def checked(plan: Plan) -> Iterator[nodes.Needs]:
+def checked(plan: Plan) -> Iterator[Needs]:
     """What every node needs, once it is known that each has it; valid within the block.
 
     Raises UserError that names each node which lacks something; nothing has been trained then.
@@ -77,7 +105,7 @@ def checked(plan: Plan) -> Iterator[nodes.Needs]:
     except OSError as error:
         raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
     try:
-        needs = nodes.needs(plan.tracking_uri, str(file), token)
+        needs = gather_needs(plan.tracking_uri, str(file), token)
         _check(plan, needs)
         yield needs
     finally:
@@ -96,13 +124,13 @@ def training_nodes() -> dict[str, str]:
     }
 
 
-def ask(needs: nodes.Needs, ids: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+def ask(needs: Needs, ids: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """By id: what those of these nodes lack that lack something; why others were not reached."""
     import ray
     from ray.exceptions import LocalRayletDiedError, NodeDiedError, TaskUnschedulableError, WorkerCrashedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(nodes.lacks)
+    look = ray.remote(num_cpus=0, max_retries=0)(lacks)
     reference = ray.put(needs)
     asked = {
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
@@ -125,7 +153,7 @@ def ask(needs: nodes.Needs, ids: Iterable[str]) -> tuple[dict[str, list[str]], d
     return {node: what for node, what in found.items() if what}, unreached
 
 
-def _check(plan: Plan, needs: nodes.Needs) -> None:
+def _check(plan: Plan, needs: Needs) -> None:
     lacking, unreached = ask(needs, training_nodes())
     if unreached:  # perhaps they have just died, and then they are not missed
         end = time.monotonic() + NOTICED_TIMEOUT
@@ -152,3 +180,173 @@ def _said(error: BaseException) -> str:
     """The error's last line that says something: Ray quotes whole tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:400]
+
+
+PRELOAD = "RAY_preload_python_modules"  # Ray writes the variables of its own settings so
+
+
+def set_ray_environment(address: str | None) -> None:
+    """Set what Ray reads from the environment, in part when it is imported: to be called before that."""
+    os.environ.update(
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        RAY_USAGE_STATS_ENABLED="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_MAX_PENDING_TRIALS_PG="200",  # workers asked for at once; of a searcher's trials it would be one
+        TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C ends the grid at once, by an exception; Tune would wait
+        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+    )
+    if address is None:
+        # Whoever else is on this machine gets no say in the workers. For a cluster, its own user knows.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Workers import what a run needs while the driver is still busy.
+        os.environ[PRELOAD] = "sweeps.worker"
+
+
+@contextmanager
+def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
+    """Ray, quietly: started on this machine with a slot for each worker, or the cluster at `address` joined.
+
+    What was started is ended with all its workers, however the block is left. `set_ray_environment` comes
+    first. Raises UserError if the cluster does not let us in.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    scratch = Path(tempfile.mkdtemp(prefix="gan-ray-", dir="/tmp"))
+    try:
+        if address is None:
+            # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
+            ray.init("local", num_cpus=workers, include_dashboard=False, _temp_dir=str(scratch), **quiet)
+        else:
+            join(address, **quiet)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one that aborts the process
+        yield
+    finally:
+        with uninterrupted():
+            ray.shutdown()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """The end of a grid takes seconds, and a second Ctrl-C there must not leave runs that look alive."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def gather_needs(tracking_uri: str, token_at: str, token: str) -> Needs:
+    """The needs of a sweep that this process conducts."""
+    here = {name: installed for name in SAME if (installed := _version(name))}
+    return Needs(here, code_digest(), tracking_uri, access(os.environ), token_at, token)
+
+
+def access(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that let one into the tracking server and the stores behind it."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(ACCESS) and name not in NOT_ACCESS
+    }
+
+
+def grant(environment: Mapping[str, str]) -> None:
+    """Let this process in as the driver is let in; a file that is named but not here is left out."""
+    for name, value in environment.items():
+        if not value.startswith("/") or Path(value).exists():
+            os.environ[name] = value
+
+
+def lacks(needs: Needs) -> list[str]:
+    """What this node lacks, a sentence each; nothing if runs can be trained here.
+
+    Later questions are asked only where the earlier ones are answered well.
+    """
+    grant(needs.environment)
+    for look in (_packages, _code, _checkpoints, _store):
+        if found := list(look(needs)):
+            return found
+    return []
+
+
+def code_digest() -> str:
+    """What tells this program's code, as it is imported here, from any other version of it."""
+    digest = hashlib.sha256()
+    for package in CODE:
+        spec = find_spec(package)
+        (root,) = spec.submodule_search_locations if spec and spec.submodule_search_locations else ("",)
+        for file in sorted(Path(root).rglob("*.py")):
+            digest.update(f"{package}/{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _packages(needs: Needs) -> Iterator[str]:
+    for name, wanted in needs.versions.items():
+        found = _version(name)
+        if not found:
+            yield f"{name} is not installed (needed: {wanted})"
+        # What comes after a + says for what it was built (torch 2.15.0+cpu), not what it is.
+        elif found.partition("+")[0] != wanted.partition("+")[0]:
+            yield f"{name} {found} is installed, the sweep's machine has {wanted}"
+    yield from (f"{name} is not installed" for name in NEEDED if not _version(name))
+
+
+def _code(needs: Needs) -> Iterator[str]:
+    if code_digest() != needs.code:
+        spec = find_spec("gan_core")
+        where = Path(spec.origin).parent.parent if spec and spec.origin else "?"
+        yield f"another version of this program comes first there, in {where}: remove or update it"
+
+
+def _checkpoints(needs: Needs) -> Iterator[str]:
+    from gan_core.errors import UserError
+    from gan_core.storage import place
+
+    try:
+        file = place(needs.token_at)
+    except UserError as error:  # the package that reaches such a store is missing
+        yield str(error)
+        return
+    try:
+        there = file.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        there = ""
+    except Exception as error:
+        yield f"{file.parent}, where checkpoints are kept, cannot be read ({_brief(error)})"
+        return
+    if there != needs.token:
+        yield (
+            f"{file.parent}, where checkpoints are kept, is not the same folder there: name one that all "
+            "nodes share, or a URI such as s3://BUCKET/PATH, with --checkpoint-dir"
+        )
+    elif isinstance(file, Path) and not os.access(file.parent, os.W_OK):
+        yield f"{file.parent}, where checkpoints are kept, cannot be written to"
+
+
+def _store(needs: Needs) -> Iterator[str]:
+    from gan_core.errors import UserError
+    from gan_core.tracking.store import check_store
+
+    try:
+        check_store(needs.tracking_uri)
+    except UserError as error:
+        yield str(error)
+    except ImportError as error:
+        yield f"the store cannot be reached: {error}"
+
+
+def _version(name: str) -> str:
+    """Empty if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]

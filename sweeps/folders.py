@@ -4,8 +4,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from gan_core.paths import project_root
-from gan_core.store import sqlite_file
+from gan_core.storage import project_root
+from gan_core.tracking.store import sqlite_file
 
 LONGEST = 80
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from gan_core.assessment import Assessment
-from gan_core.command_line import check_name, given_assessment, given_settings
+from gan_core.cli import check_name, given_assessment, given_settings
+from gan_core.config import EvaluationSchedule
 from gan_core.errors import UserError
 from gan_core.image_files import where_images_are
 from gan_core.locks import hold, lock_tag
-from gan_core.place import Place
-from gan_core.store import check_store, checkpoint_dir, redact, resolve_uri
+from gan_core.storage import Place
+from gan_core.tracking.store import check_store, checkpoint_dir, redact, resolve_uri
 from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid, parse_rates
 
 
@@ -39,7 +39,7 @@ class Plan:
     tracking_uri: str  # absolute
     workers: int | None  # runs at a time; None: as many as the cluster has room for
     address: str | None  # of a Ray cluster; None: this machine
-    assessment: Assessment
+    assessment: EvaluationSchedule
     named: bool  # by the user
     again: bool  # whatever has been trained before
     checkpoint_dir: Place  # absolute; has a folder for each run
@@ -73,7 +73,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.address is None:
         workers = min(workers or len(os.sched_getaffinity(0)), len(runs))
         if runs[0].config.device != "cpu":
-            from gan_core.trainer import require_device
+            from gan_core.training import require_device
 
             require_device(runs[0].config.device)
     else:

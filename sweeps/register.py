@@ -14,13 +14,12 @@ from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
 from gan_core.errors import UserError
-from gan_core.generator_file import GENERATOR_FILE, load_generator
-from gan_core.mlflow_client import MlflowClient
-from gan_core.models import SIDE
-from gan_core.store import redact
-from gan_core.trainer import fixed_noise
-from sweeps.comparison.records import FID
-from sweeps.runs import Sweep, children
+from gan_core.networks import GENERATOR_FILE, SIDE, load_generator
+from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.store import redact
+from gan_core.training import fixed_noise
+from sweeps.comparison.records import FD
+from sweeps.resume import Sweep, children
 
 CODE = Path(__file__).with_name("served_generator.py")
 SERVED_WITH = ("mlflow", "numpy", "safetensors")  # all that CODE imports
@@ -45,9 +44,9 @@ class Registered(NamedTuple):
 
     def __str__(self) -> str:
         """In words, for the terminal."""
-        run, fid = self.run.info.run_name, self.run.data.metrics[FID]
+        run, fd = self.run.info.run_name, self.run.data.metrics[FD]
         runs = f"{self.of} finished runs" if self.of > 1 else "the one finished run"
-        which = f"the generator of {run}, of least fid ({fid:.1f}) among {runs}"
+        which = f"the generator of {run}, of least fd ({fd:.1f}) among {runs}"
         health = self.run.data.tags.get("health", "ok")
         caution = "" if health == "ok" else f"; mind its health: {health}"
         there = "" if self.new else ", there already"
@@ -61,7 +60,7 @@ def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
     Raises UserError if no run has a generator and a score, MlflowException or OSError if the store fails.
     """
     scored = scored_runs(children(client, sweep))
-    best = min(scored, key=lambda run: run.data.metrics[FID])
+    best = min(scored, key=lambda run: run.data.metrics[FD])
     # The registry's own address could be set apart by an environment variable: the model goes beside its run.
     client = MlflowClient(client.tracking_uri, registry_uri=client.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="gan-model-") as scratch:
@@ -82,7 +81,7 @@ def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
         client.get_logged_model(model_id).artifact_location,
         best.info.run_id,
         tags,
-        description=f"G of {best.info.run_name}, the least fid of sweep {sweep.name}.",
+        description=f"G of {best.info.run_name}, the least fd of sweep {sweep.name}.",
         model_id=model_id,
     )
     return Registered(name, str(made.version), best, len(scored), new=True)
@@ -97,13 +96,15 @@ def serve_command(uri: str, registered: Registered) -> str:
 def scored_runs(runs: Sequence[Run]) -> list[Run]:
     """The finished runs whose generator has a Fréchet distance. Raises UserError if it cannot rank them."""
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    scored = [run for run in finished if math.isfinite(run.data.metrics.get(FID, math.nan))]
+    scored = [run for run in finished if math.isfinite(run.data.metrics.get(FD, math.nan))]
     if not scored:
-        lack = "no run of the sweep has finished" if not finished else f"no finished run has a {FID}"
+        lack = "no run of the sweep has finished" if not finished else f"no finished run has a {FD}"
         raise UserError(f"{lack}, so none is the best")
-    judges = {(run.data.tags.get("quality.judge"), run.data.tags.get("quality.n")) for run in scored}
-    if len(judges) > 1:
-        raise UserError("its runs were scored by different judges, and such scores cannot be compared")
+    classifiers = {
+        (run.data.tags.get("quality.classifier"), run.data.tags.get("quality.n")) for run in scored
+    }
+    if len(classifiers) > 1:
+        raise UserError("its runs were scored by different classifiers, and such scores cannot be compared")
     return scored
 
 
@@ -116,8 +117,8 @@ def _origin(sweep: Sweep, run: Run) -> dict[str, str]:
         "run.name": run.info.run_name,
         "run.id": run.info.run_id,
         "config_hash": tags.get("config_hash", ""),
-        FID: repr(run.data.metrics[FID]),
-        **{name: tags[name] for name in ("quality.judge", "quality.n", "health") if name in tags},
+        FD: repr(run.data.metrics[FD]),
+        **{name: tags[name] for name in ("quality.classifier", "quality.n", "health") if name in tags},
     }
 
 

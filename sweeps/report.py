@@ -9,12 +9,11 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from gan_core.atomic import write_atomically
-from gan_core.command_line import OK, OneLineParser, add_store, run_command
+from gan_core.cli import OK, OneLineParser, add_store, run_command
 from gan_core.errors import UserError
-from gan_core.mlflow_client import MlflowClient
-from gan_core.store import brief, check_store, checkpoint_dir, resolve_uri, sqlite_file
-from gan_core.unfinished import settle_stale
+from gan_core.storage import write_atomically
+from gan_core.tracking.queries import MlflowClient, settle_stale
+from gan_core.tracking.store import brief, check_store, checkpoint_dir, resolve_uri, sqlite_file
 from sweeps.comparison.overview import (
     CONTACT_SHEET,
     LOSSES_FIGURE,

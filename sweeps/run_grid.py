@@ -7,31 +7,27 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gan_core.command_line import (
+from gan_core.cli import (
     OK,
     OneLineParser,
     add_assessment,
     add_checkpoints,
     add_field,
     add_places,
+    nothing_but_imports,
     run_command,
 )
 from gan_core.config import FIELDS
-from gan_core.garbage import nothing_but_imports
+from gan_core.evaluation import has_classifier
 from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
-from gan_core.quality.packaged import has_judge
+from sweeps.cluster import ray_session, set_ray_environment
+from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
 from sweeps.grid import AXES
 from sweeps.plan import Plan, describe_plan, locked, make_plan
-from sweeps.ray_session import (
-    keep_keys_from_tune,
-    let_tune_use_waiting_workers,
-    ray_session,
-    set_ray_environment,
-)
 
 if TYPE_CHECKING:
-    from sweeps.sweep import Prepared
+    from sweeps.driver import Prepared
 
 PROGRAM = "run_grid.py"
 
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = plain_console()
     console.print(describe_plan(plan))
     if args.dry_run:
-        from sweeps.stock import describe_stock, look_up
+        from sweeps.resume import describe_stock, look_up
 
         console.print(describe_stock(look_up(plan), plan.checkpoint_dir))
         return OK
@@ -53,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
     fetch_images(plan.dataset, plan.data_dir)
-    if not has_judge(plan.dataset):
-        _train_judge(plan)  # minutes, perhaps, which Ctrl-C ends here and not in a thread
+    if not has_classifier(plan.dataset):
+        _train_classifier(plan)  # minutes, perhaps, which Ctrl-C ends here and not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
         with nothing_but_imports():
@@ -62,7 +58,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
             prepared = beside.submit(_prepare, plan)
             workers.enter_context(ray_session(plan.address, plan.workers))
             ready = prepared.result()
-            from sweeps.sweep import conduct
+            from sweeps.driver import conduct
 
         keep_keys_from_tune()
         if plan.address is None:
@@ -74,14 +70,14 @@ def run_sweep(plan: Plan, console: Console) -> int:
             return conduct(plan, ready, workers, console, needs)
 
 
-def _train_judge(plan: Plan) -> None:
-    from gan_core.quality.reference import load_reference, quality_cache
+def _train_classifier(plan: Plan) -> None:
+    from gan_core.evaluation.baselines import load_reference, quality_cache
 
     load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
 
 
 def _prepare(plan: Plan) -> "Prepared":
-    from sweeps.sweep import prepare
+    from sweeps.driver import prepare
 
     return prepare(plan)
 
@@ -124,7 +120,7 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument(
         "--register", metavar="NAME",
-        help="make the generator of least fid the newest version of this registered model (default: none)",
+        help="make the generator of least fd the newest version of this registered model (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, and what is left of it to do, and stop"

@@ -13,7 +13,7 @@ LEAK = 0.2  # slope of the leaky ReLU below 0
 
 
 class ServedGenerator(PythonModel):
-    """`gan_core.models.Generator` in NumPy: its two products want no PyTorch where it is served."""
+    """`gan_core.networks.Generator` in NumPy: its two products want no PyTorch where it is served."""
 
     def load_context(self, context: Any) -> None:
         """Read the weights. safetensors hold numbers and nothing that is executed."""

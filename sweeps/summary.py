@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gan_core.live import in_time
-from gan_core.mlflow_client import MlflowClient
-from gan_core.paths import project_root
-from gan_core.store import redact, sqlite_file
+from gan_core.storage import project_root
+from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.store import redact, sqlite_file
 from sweeps.report import CONTACT_SHEET, LOSSES_FIGURE, RunRecord
-from sweeps.runs import Sweep
+from sweeps.resume import Sweep
 
 
 def show_results(
@@ -23,7 +23,7 @@ def show_results(
     """A row for each cell, means over its seeds; then where the pictures are, and how to look at the rest."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column("cell", no_wrap=True)
-    for column in ("finished", "loss D", "loss G", "D(x)", "D(G(z))", "fid", "health", "time"):
+    for column in ("finished", "loss D", "loss G", "D(x)", "D(G(z))", "fd", "health", "time"):
         # Where the terminal is narrow, the words of health are the ones to give way.
         table.add_column(column, justify="right", no_wrap=column != "health")
     cells: dict[str, list[RunRecord]] = {}
@@ -40,7 +40,7 @@ def show_results(
                     ("loss/generator", ".3f"),
                     ("score/real", ".2f"),
                     ("score/fake", ".2f"),
-                    ("quality/fid", ".1f"),
+                    ("quality/fd", ".1f"),
                 )
             ),
             ", ".join(
@@ -53,7 +53,7 @@ def show_results(
     console.print(table)
     over = len(records) > len(cells)
     console.print(
-        f"\nLosses, scores and fid (less is better) are of the last epoch{', means over seeds' * over}."
+        f"\nLosses, scores and fd (less is better) are of the last epoch{', means over seeds' * over}."
     )
     where = redact(client.get_run(sweep.parent_id).info.artifact_uri.removeprefix("file://"))
     console.print(f"Pictures: {where}/{CONTACT_SHEET} and {LOSSES_FIGURE}; each run's own beside its record.")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gan_core.data import ImageSet, load_images
-from gan_core.quality.reference import Reference, load_reference
-from gan_core.store import prepare_store
+from gan_core.evaluation.baselines import Reference, load_reference
+from gan_core.tracking.store import prepare_store
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gan_core.mlflow_client import MlflowClient
+from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.cells import Cell, Comparison, compare
 from sweeps.comparison.charts import (
     Picture,
@@ -15,7 +15,7 @@ from sweeps.comparison.fairness import each_at_its_best, held_equal
 from sweeps.comparison.page import Page, Sheet, SheetRow, ZRow, page_files, sheet_of
 from sweeps.comparison.pictures import columns, fetch_sheets, first_epoch_peaks, sheet_epochs
 from sweeps.comparison.practical import PRACTICAL, practical_runs, usual_rate, usual_z
-from sweeps.comparison.records import FID, RunRecord, SweepRecord
+from sweeps.comparison.records import FD, RunRecord, SweepRecord
 from sweeps.comparison.tables import cells_csv, runs_csv
 from sweeps.comparison.verdict import give_verdict
 from sweeps.comparison.words import listed, mean_distance, number, setting
@@ -47,10 +47,12 @@ def report_files(client: MlflowClient, record: SweepRecord) -> dict[str, bytes]:
         z_rows.append(ZRow(z, f"losses_z{z}", _last_sheet(runs, first, epochs, sheets)))
     cells = {cell.name: cell for cell in comparison.cells}
     in_order = [cells[name] for name in dict.fromkeys(run.cell for run in record.runs)]
-    measured = [cell for cell in in_order if FID in cell.scores]
+    measured = [cell for cell in in_order if FD in cell.scores]
     if measured:
-        judge = record.judges[0]
-        pictures["fid"] = distance_over_epochs(measured, judge.floor[FID], judge.ceiling[FID])
+        classifier = record.classifiers[0]
+        pictures["fd"] = distance_over_epochs(
+            measured, classifier.real_baseline[FD], classifier.untrained_baseline[FD]
+        )
 
     page = Page(
         record=record,
@@ -135,9 +137,9 @@ def _last_sheet(
 def _sheet_row(
     run: RunRecord, cell: Cell, shown: Sequence[int], sheets: Mapping[tuple[str, int], bytes]
 ) -> SheetRow:
-    fids = dict(zip(run.epochs.get(FID, []), run.history.get(FID, []), strict=True))
-    if FID not in cell.scores and not any(FID in each.metrics for each in cell.runs):
-        fids = {}
+    fds = dict(zip(run.epochs.get(FD, []), run.history.get(FD, []), strict=True))
+    if FD not in cell.scores and not any(FD in each.metrics for each in cell.runs):
+        fds = {}
     status = "" if run.status == "FINISHED" else run.status.lower()
     note = ", ".join(filter(None, [mean_distance(cell), run.health if run.health != "ok" else "", status]))
     return SheetRow(
@@ -146,7 +148,7 @@ def _sheet_row(
         [
             sheet_of(
                 sheets.get((run.run_id, epoch)), run.cell, run.seed, epoch,
-                f"fid {number(fids[epoch])}" if epoch in fids else "",
+                f"fd {number(fds[epoch])}" if epoch in fds else "",
             )
             for epoch in shown
         ],

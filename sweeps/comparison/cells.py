@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gan_core.quality.scores import SCORES
-from sweeps.comparison.records import FID, RunRecord, SweepRecord
+from gan_core.evaluation.scores import SCORES
+from sweeps.comparison.records import FD, RunRecord, SweepRecord
 from sweeps.comparison.statistics import (
     LEVEL,
     Estimate,
@@ -38,7 +38,9 @@ class Cell:
     runs: Sequence[RunRecord]  # every one that has begun, by seed
     planned: int
     losses: dict[str, Estimate]  # of the last epoch
-    scores: dict[str, Estimate]  # of the scores with floor and ceiling; fid: the geometric mean
+    scores: dict[
+        str, Estimate
+    ]  # of the scores with real_baseline and untrained_baseline; fd: the geometric mean
     health: dict[str, int]  # of the finished runs; "" where none was recorded
     seconds: float  # of training a run, mean
     images_per_second: float
@@ -53,9 +55,9 @@ class Cell:
         """Whether a run of it is known to be sound, or none is known not to be."""
         return any(health in (*SOUND, "") for health in self.health)
 
-    def fids(self) -> dict[int, float]:
+    def fds(self) -> dict[int, float]:
         """The Fréchet distance by seed."""
-        return {run.seed: fid for run in self.runs if (fid := run.score(FID)) is not None}
+        return {run.seed: fd for run in self.runs if (fd := run.score(FD)) is not None}
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ class Comparison:
 
     cells: list[Cell]
     contrasts: list[Contrast]  # all other cells with a distance, in the same order; empty if no best
-    scores: list[str]  # the quality scores that can be shown: measured by one judge, with floor and ceiling
+    scores: list[
+        str
+    ]  # the quality scores that can be shown: measured by one classifier, with real_baseline and untrained_baseline
 
     @property
     def best(self) -> Cell | None:
         """The cell of least distance; None if none was measured."""
-        return self.cells[0] if self.cells and FID in self.cells[0].scores else None
+        return self.cells[0] if self.cells and FD in self.cells[0].scores else None
 
     @property
     def tied(self) -> list[Contrast]:
@@ -108,17 +112,19 @@ def compare(record: SweepRecord) -> Comparison:
     shown = shown_scores(record)
     names = list(dict.fromkeys(run.cell for run in record.runs))
     cells = [_cell(record, name, shown) for name in names]
-    cells.sort(key=lambda cell: cell.scores[FID].mean if FID in cell.scores else math.inf)
-    measured = [cell for cell in cells if FID in cell.scores]
+    cells.sort(key=lambda cell: cell.scores[FD].mean if FD in cell.scores else math.inf)
+    measured = [cell for cell in cells if FD in cell.scores]
     return Comparison(cells, _contrasts(measured), shown)
 
 
 def shown_scores(record: SweepRecord) -> list[str]:
-    """The scores that a reader can place: one judge measured them, and their floor and ceiling are known."""
-    if len(record.judges) != 1:
+    """The scores that a reader can place: one classifier measured them, and their real_baseline and untrained_baseline are known."""
+    if len(record.classifiers) != 1:
         return []
-    judge = record.judges[0]
-    known = [name for name in SCORES if name in judge.floor and name in judge.ceiling]
+    classifier = record.classifiers[0]
+    known = [
+        name for name in SCORES if name in classifier.real_baseline and name in classifier.untrained_baseline
+    ]
     return [name for name in known if any(run.score(name) is not None for run in record.runs)]
 
 
@@ -129,7 +135,7 @@ def _cell(record: SweepRecord, name: str, shown: Sequence[str]) -> Cell:
     for score in shown:
         values = [value for run in finished if (value := run.score(score)) is not None]
         if values:
-            scores[score] = geometric_interval(values) if score == FID else _within(score, t_interval(values))
+            scores[score] = geometric_interval(values) if score == FD else _within(score, t_interval(values))
     losses = {loss: t_interval([run.last(loss) for run in finished]) for loss in LOSSES}
     return Cell(
         name=name,
@@ -160,7 +166,7 @@ def _contrasts(measured: Sequence[Cell]) -> list[Contrast]:
     if not measured:
         return []
     best, *others = measured
-    tests = [paired_t(log_ratios(cell.fids(), best.fids())) for cell in others]
+    tests = [paired_t(log_ratios(cell.fds(), best.fds())) for cell in others]
     corrected = holm([test.p for test in tests])
     tested = sum(test.estimate.n > 1 for test in tests)
     return [

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from gan_core.plots import D_COLOUR, G_COLOUR
 from sweeps.comparison.cells import Cell
-from sweeps.comparison.records import FID, RunRecord
+from sweeps.comparison.records import FD, RunRecord
 from sweeps.comparison.words import setting
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its black and its yellow.
@@ -88,7 +88,7 @@ def losses_of_setting(runs: Sequence[RunRecord]) -> Picture:
         return _picture(figure)
 
 
-def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) -> Picture:
+def distance_over_epochs(cells: Sequence[Cell], real_baseline: float, untrained_baseline: float) -> Picture:
     """Fréchet distance over training: a line a cell (geometric mean over seeds), its seeds' range as a band.
 
     A colour for each z_dim, a style of line for each optimizer and learning rate; with one z_dim a colour for
@@ -100,8 +100,8 @@ def distance_over_epochs(cells: Sequence[Cell], floor: float, ceiling: float) ->
         below = 0.65 + 0.2 * lines
         figure, axes = _axes("", "Fréchet distance", (8.6, 4 + below), below)
         for cell, (colour, style) in zip(cells, looks, strict=True):
-            _draw(axes, _curve(cell.runs, FID, log=True), colour, style, cell.name)
-        for value, name in ((floor, "real images"), (ceiling, "untrained G")):
+            _draw(axes, _curve(cell.runs, FD, log=True), colour, style, cell.name)
+        for value, name in ((real_baseline, "real images"), (untrained_baseline, "untrained G")):
             axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.annotate(
                 name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),

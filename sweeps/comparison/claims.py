@@ -6,7 +6,7 @@ from sweeps.comparison.cells import Comparison
 from sweeps.comparison.decisions import Claim
 from sweeps.comparison.loss_claims import Peaks, flat_loss, loss_curves, loss_tells
 from sweeps.comparison.practical import PRACTICAL, practical_runs, usual_rate
-from sweeps.comparison.records import FID, SweepRecord
+from sweeps.comparison.records import FD, SweepRecord
 from sweeps.comparison.score_claims import clearest_digits, sensible_z, sgd_wins
 
 
@@ -15,7 +15,7 @@ def judge_claims(record: SweepRecord, comparison: Comparison, peaks: Mapping[str
     rates = {name: usual_rate(comparison, name) for name in PRACTICAL}
     sgd, adam = (practical_runs(record, comparison, name) for name in PRACTICAL)
     runs = [run for run in record.runs if run.status == "FINISHED"]
-    scored = FID in comparison.scores
+    scored = FD in comparison.scores
     return [
         sgd_wins(sgd, adam, rates, scored),
         loss_curves(sgd, adam, peaks),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sweeps.comparison.cells import Comparison
-from sweeps.comparison.records import FID, RunRecord, SweepRecord
+from sweeps.comparison.records import FD, RunRecord, SweepRecord
 from sweeps.comparison.statistics import Estimate, PairedTest, holm, paired_t, t_interval
 from sweeps.comparison.words import counted, interval, listed, number, optimizer_name, p_clause
 from sweeps.grid import short
@@ -19,7 +19,7 @@ class AtItsBest:
     optimizer: str
     learning_rate: float
     tried: int  # learning rates
-    fid: Estimate  # geometric mean over z_dims and seeds; the interval over seeds
+    fd: Estimate  # geometric mean over z_dims and seeds; the interval over seeds
     against_best: str  # in words; empty for the best itself
 
 
@@ -32,7 +32,7 @@ def held_equal(record: SweepRecord) -> list[str]:
         "cells "
         "are compared seed by seed.",
         "All runs have the same image set, number of epochs, batch size and hidden layers, and are scored by "
-        "the same judge on as many images made of the same noise.",
+        "the same classifier on as many images made of the same noise.",
     ]
     if len(rates) > 1:
         each = listed(
@@ -59,7 +59,7 @@ def held_equal(record: SweepRecord) -> list[str]:
 def each_at_its_best(record: SweepRecord, comparison: Comparison) -> list[AtItsBest]:
     """The optimizers at their own best learning rates, the best first; empty where rates are no axis."""
     rates = _rates(record.runs)
-    if FID not in comparison.scores or len(rates) < 2 or all(len(tried) == 1 for tried in rates.values()):
+    if FD not in comparison.scores or len(rates) < 2 or all(len(tried) == 1 for tried in rates.values()):
         return []
     best: dict[str, tuple[float, dict[int, float]]] = {}
     for optimizer, tried in rates.items():
@@ -99,12 +99,12 @@ def _rates(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
 
 
 def _log_fids(runs: Sequence[RunRecord], optimizer: str, rate: float) -> dict[int, float]:
-    """By seed, the mean over z_dims of log fid; seeds that lack a z_dim which others have are left out."""
+    """By seed, the mean over z_dims of log fd; seeds that lack a z_dim which others have are left out."""
     by_seed: dict[int, dict[int, float]] = {}
     for run in runs:
-        fid = run.score(FID)
-        if run.optimizer == optimizer and run.learning_rate == rate and fid is not None:
-            by_seed.setdefault(run.seed, {})[run.z_dim] = math.log(fid)
+        fd = run.score(FD)
+        if run.optimizer == optimizer and run.learning_rate == rate and fd is not None:
+            by_seed.setdefault(run.seed, {})[run.z_dim] = math.log(fd)
     most = max(map(len, by_seed.values()), default=0)
     return {seed: fmean(logs.values()) for seed, logs in by_seed.items() if len(logs) == most}
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sweeps.comparison.decisions import RATIO, Claim, Part, decide, decide_correlation, undecided
 from sweeps.comparison.practical import CLEAR_Z, LOSS, early_mean, lacking, late_mean, usual_z
-from sweeps.comparison.records import FID, RunRecord
+from sweeps.comparison.records import FD, RunRecord
 from sweeps.comparison.statistics import Correlation, spearman, t_interval
 from sweeps.comparison.words import number, signed
 
@@ -111,17 +111,17 @@ def flat_loss(sgd: Sequence[RunRecord]) -> Claim:
 
 
 def loss_tells(runs: Sequence[RunRecord], scored: bool) -> Claim:
-    """Losses against fid, over all finished runs and within each."""
+    """Losses against fd, over all finished runs and within each."""
     parts = []
     for network in ("G", "D"):
         over_runs, over_epochs = (
-            f"{network}'s final loss with fid, over runs",
-            f"{network}'s loss with fid, over the epochs of a run",
+            f"{network}'s final loss with fd, over runs",
+            f"{network}'s loss with fd, over the epochs of a run",
         )
         if not scored:
-            parts += [undecided(what, lacking(fid=False)) for what in (over_runs, over_epochs)]
+            parts += [undecided(what, lacking(fd=False)) for what in (over_runs, over_epochs)]
             continue
-        pairs = [(run.last(LOSS[network]), fid) for run in runs if (fid := run.score(FID)) is not None]
+        pairs = [(run.last(LOSS[network]), fd) for run in runs if (fd := run.score(FD)) is not None]
         parts.append(
             decide_correlation(over_runs, spearman(*zip(*pairs, strict=True)) if pairs else NO_PAIRS, STRONG)
         )
@@ -134,7 +134,7 @@ def loss_tells(runs: Sequence[RunRecord], scored: bool) -> Claim:
         f"interval "
         "of Bonett and Wright, which takes runs of one cell for independent and so is too narrow. Over "
         "epochs: ρ "
-        f"in each run with fid at {EPOCHS_TO_CORRELATE} epochs or more, mean for each seed, t interval over "
+        f"in each run with fd at {EPOCHS_TO_CORRELATE} epochs or more, mean for each seed, t interval over "
         f"seeds.",
         parts,
     )
@@ -145,8 +145,8 @@ def _within(statement: str, runs: Sequence[RunRecord], loss: str) -> Part:
     for run in runs:
         losses = dict(zip(run.epochs.get(loss, []), run.history.get(loss, []), strict=True))
         points = [
-            (losses[epoch], fid)
-            for epoch, fid in zip(run.epochs.get(FID, []), run.history.get(FID, []), strict=True)
+            (losses[epoch], fd)
+            for epoch, fd in zip(run.epochs.get(FD, []), run.history.get(FD, []), strict=True)
             if epoch in losses
         ]
         if len(points) >= EPOCHS_TO_CORRELATE:
@@ -155,7 +155,7 @@ def _within(statement: str, runs: Sequence[RunRecord], loss: str) -> Part:
                 by_seed.setdefault(run.seed, []).append(rho)
     mean = t_interval([fmean(each) for each in by_seed.values()])
     if mean.n < 2:
-        few = f"ρ = {signed(mean.mean)}, one seed only" if mean.n else "fid at too few epochs"
+        few = f"ρ = {signed(mean.mean)}, one seed only" if mean.n else "fd at too few epochs"
         return undecided(statement, few)
     found = Correlation(mean.mean, max(-1.0, mean.low), min(1.0, mean.high), mean.n)
     return decide_correlation(statement, found, STRONG)

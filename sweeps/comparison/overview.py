@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from gan_core.mlflow_client import MlflowClient
+from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.pictures import SHEETS, epoch_of
-from sweeps.comparison.records import FID, RunRecord
+from sweeps.comparison.records import FD, RunRecord
 from sweeps.comparison.words import number
 from sweeps.grid import short
 
@@ -76,7 +76,7 @@ def losses_figure(records: Sequence[RunRecord]) -> Figure:
 def contact_sheet(records: Sequence[RunRecord], sheets: dict[str, Image.Image]) -> Figure:
     """The last sample sheet of every cell's first seed: a row for each optimizer, a column for each z_dim.
 
-    Within a column, all sheets are made of the same z; below each stands that run's fid. `sheets`: by run id.
+    Within a column, all sheets are made of the same z; below each stands that run's fd. `sheets`: by run id.
     """
     rows, z_dims = _rows(records), _columns(records)
     first_seed = min(record.seed for record in records)
@@ -90,8 +90,8 @@ def contact_sheet(records: Sequence[RunRecord], sheets: dict[str, Image.Image]) 
         axes = grid[rows.index(_setting(record)), z_dims.index(record.z_dim)]
         if sheet := sheets.get(record.run_id):
             axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        fid = record.score(FID)
-        note = f", fid {number(fid)}" if fid else "" if record.status == "FINISHED" else f", {record.status}"
+        fd = record.score(FD)
+        note = f", fd {number(fd)}" if fd else "" if record.status == "FINISHED" else f", {record.status}"
         axes.set_xlabel(f"epoch {len(record.history.get('loss/generator', []))}{note}", fontsize=8)
     for axes, z_dim in zip(grid[0], z_dims, strict=True):
         axes.set_title(f"z_dim {z_dim}", fontsize=10)

@@ -24,11 +24,11 @@ def usual_z(runs: Sequence[RunRecord]) -> int:
 
 
 def usual_rate(comparison: Comparison, optimizer: str) -> float | None:
-    """An optimizer's learning rate in the claims: its default if the sweep has it, else its best by fid."""
+    """An optimizer's learning rate in the claims: its default if the sweep has it, else its best by fd."""
     rates: dict[float, list[float]] = {}
     for cell in comparison.cells:
         if cell.optimizer == optimizer:
-            rates.setdefault(cell.learning_rate, []).extend(cell.fids().values())
+            rates.setdefault(cell.learning_rate, []).extend(cell.fds().values())
     default = OPTIMIZERS[optimizer].learning_rate if optimizer in OPTIMIZERS else None
     if default in rates:
         return default
@@ -69,9 +69,9 @@ def early_mean(run: RunRecord, metric: str) -> float:
     return _tenth(run, metric, lambda values, count: values[:count])
 
 
-def lacking(fid: bool = True, **runs: Sequence[object]) -> str:
+def lacking(fd: bool = True, **runs: Sequence[object]) -> str:
     """Why there is nothing to decide by; empty if all is there."""
     absent = [optimizer_name(name) for name, found in runs.items() if not found]
     if absent:
         return f"no finished run of {listed(absent)} in this sweep"
-    return "" if fid else "fid was not measured"
+    return "" if fd else "fd was not measured"

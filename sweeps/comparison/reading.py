@@ -9,14 +9,14 @@ from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from gan_core.errors import UserError
-from gan_core.mlflow_client import MlflowClient
-from sweeps.comparison.records import FID, AbsentRun, Judge, RunRecord, SweepRecord
-from sweeps.runs import CELL_TAG, KIND_TAG, NOW, Sweep, children, commits
+from gan_core.tracking.queries import MlflowClient
+from sweeps.comparison.records import FD, AbsentRun, Classifier, RunRecord, SweepRecord
+from sweeps.resume import CELL_TAG, KIND_TAG, NOW, Sweep, children, commits
 
 # Read point by point; of every other metric the last point alone, which comes with the run.
 HISTORIES = (
     "loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
-    "time/epoch_seconds", FID,
+    "time/epoch_seconds", FD,
 )  # fmt: skip
 MOST_POINTS = 10_000_000  # more than any sweep has
 ENTITY_LIMIT = 400  # run ids in one query: SQLite takes 999 variables and more
@@ -88,7 +88,7 @@ def read_record(client: MlflowClient, parent: Run, experiment: str, namesakes: i
             for run in found
             if not _began(run)
         ],
-        judges=_judges(found),
+        classifiers=_classifiers(found),
         namesakes=namesakes,
     )  # fmt: skip
 
@@ -188,24 +188,24 @@ def ask_server(
                 yield run_id, point
 
 
-def _judges(found: Sequence[Run]) -> list[Judge]:
-    """The judges of the runs' scores, each once; by what decides whether two scores can be compared."""
-    judges: dict[tuple[str, int], Judge] = {}
+def _classifiers(found: Sequence[Run]) -> list[Classifier]:
+    """The classifiers of the runs' scores, each once; by what decides whether two scores can be compared."""
+    classifiers: dict[tuple[str, int], Classifier] = {}
     for run in found:
         tags = run.data.tags
-        if "quality.judge" in tags and FID in run.data.metrics:
-            sha, images = tags["quality.judge"], _whole(tags.get("quality.n"))
-            judges.setdefault(
+        if "quality.classifier" in tags and FD in run.data.metrics:
+            sha, images = tags["quality.classifier"], _whole(tags.get("quality.n"))
+            classifiers.setdefault(
                 (sha, images),
-                Judge(
+                Classifier(
                     sha,
-                    _number(tags.get("quality.judge_accuracy"), math.nan),
+                    _number(tags.get("quality.classifier_accuracy"), math.nan),
                     images,
-                    _scores(tags.get("quality.floor")),
-                    _scores(tags.get("quality.ceiling")),
+                    _scores(tags.get("quality.real_baseline")),
+                    _scores(tags.get("quality.untrained_baseline")),
                 ),
             )
-    return list(judges.values())
+    return list(classifiers.values())
 
 
 def _whole(text: str | None) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gan_core.unfinished import UNFINISHED
+from gan_core.tracking.queries import UNFINISHED
 
-FID = "quality/fid"
+FD = "quality/fd"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RunRecord:
     def score(self, metric: str) -> float | None:
         """A quality score of the trained generator; None if the run did not finish or has no such score."""
         value = self.last(metric)
-        usable = math.isfinite(value) and (metric != FID or value > 0)  # its logarithm is taken
+        usable = math.isfinite(value) and (metric != FD or value > 0)  # its logarithm is taken
         return value if self.status == "FINISHED" and usable else None
 
     @property
@@ -67,14 +67,14 @@ class AbsentRun(NamedTuple):
     failure: str
 
 
-class Judge(NamedTuple):
-    """What the scores were measured with, and their floor and ceiling (by the scores' names)."""
+class Classifier(NamedTuple):
+    """What the scores were measured with, and their real_baseline and untrained_baseline (by the scores' names)."""
 
     sha256: str
     accuracy: float
     images: int  # generated for an evaluation
-    floor: Mapping[str, float]
-    ceiling: Mapping[str, float]
+    real_baseline: Mapping[str, float]
+    untrained_baseline: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ class SweepRecord:
     commit: str  # with which it began
     runs: Sequence[RunRecord]  # that have begun, in the order of the grid
     absent: Sequence[AbsentRun]
-    judges: Sequence[Judge]  # that scored runs of it; more than one: figures that cannot be compared
+    classifiers: Sequence[
+        Classifier
+    ]  # that scored runs of it; more than one: figures that cannot be compared
     namesakes: int = 0  # other sweeps of this name
 
     @property

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sweeps.comparison.cells import log_ratios
 from sweeps.comparison.decisions import PLAIN, RATIO, Claim, Part, Shown, decide, undecided
 from sweeps.comparison.practical import BLURRED_Z, CLEAR_Z, lacking, scores_by_seed
-from sweeps.comparison.records import FID, RunRecord
+from sweeps.comparison.records import FD, RunRecord
 from sweeps.comparison.words import listed, optimizer_name
 from sweeps.grid import short
 
@@ -25,7 +25,7 @@ class Clarity(NamedTuple):
 
 
 CLARITY = (
-    Clarity(FID, "fid", lambda fid: -math.log(fid), RATIO),
+    Clarity(FD, "fd", lambda fd: -math.log(fd), RATIO),
     Clarity("quality/precision", "precision", lambda share: share, PLAIN),
     Clarity("quality/confidence", "confidence", lambda share: share, PLAIN),
 )
@@ -34,22 +34,22 @@ CLARITY = (
 def sgd_wins(
     sgd: Sequence[RunRecord], adam: Sequence[RunRecord], rates: Mapping[str, float | None], scored: bool
 ) -> Claim:
-    """SGD against Adam by fid. `rates`: of each; `scored`: whether fid was measured."""
+    """SGD against Adam by fd. `rates`: of each; `scored`: whether fd was measured."""
     statement = "Adam's Fréchet distance / SGD's is above 1"
     ratios: dict[int, list[float]] = {}  # by seed: one element a z_dim, which are no independent values
     for z in sorted({run.z_dim for run in sgd}):
-        ours, theirs = scores_by_seed(adam, z, FID), scores_by_seed(sgd, z, FID)
+        ours, theirs = scores_by_seed(adam, z, FD), scores_by_seed(sgd, z, FD)
         for seed in ours.keys() & theirs.keys():
             ratios.setdefault(seed, []).append(math.log(ours[seed] / theirs[seed]))
     used = listed(f"{optimizer_name(name)} at {short(rate)}" for name, rate in rates.items() if rate)
     part = (
         decide(statement, [fmean(each) for each in ratios.values()], shown=RATIO)
         if ratios and scored
-        else undecided(statement, lacking(sgd=sgd, adam=adam, fid=scored))
+        else undecided(statement, lacking(sgd=sgd, adam=adam, fd=scored))
     )
     return Claim(
         "SGD beats Adam",
-        "By fid, paired by seed and z_dim: the ratio for each z_dim, its geometric mean over z_dims for each "
+        "By fd, paired by seed and z_dim: the ratio for each z_dim, its geometric mean over z_dims for each "
         f"seed. {used}: a comparison of these two settings, not of the optimizers as such.",
         [part],
     )
@@ -76,7 +76,7 @@ def clearest_digits(sgd: Sequence[RunRecord], shown: Sequence[str]) -> Claim:
                 parts.append(_every(statement, compared))
     return Claim(
         f"z_dim {CLEAR_Z} gives the clearest digits, z_dim {BLURRED_Z} the blurriest",
-        f"With SGD, by fid, precision and confidence: z_dim {CLEAR_Z} better than each other z_dim and "
+        f"With SGD, by fd, precision and confidence: z_dim {CLEAR_Z} better than each other z_dim and "
         f"{BLURRED_Z} worse than each other one, paired by seed. Holds if it does against every one of them, "
         f"does "
         "not hold if it is the other way round against one.",
@@ -85,31 +85,31 @@ def clearest_digits(sgd: Sequence[RunRecord], shown: Sequence[str]) -> Claim:
 
 
 def sensible_z(sgd: Sequence[RunRecord], scored: bool) -> Claim:
-    """The z_dims inside SENSIBLE_Z against those outside, by fid."""
+    """The z_dims inside SENSIBLE_Z against those outside, by fd."""
     z_dims = sorted({run.z_dim for run in sgd})
     inside = [z for z in z_dims if SENSIBLE_Z[0] <= z <= SENSIBLE_Z[1]]
-    statement = f"fid at every other z_dim / fid at {listed(inside)} is above 1"
+    statement = f"fd at every other z_dim / fd at {listed(inside)} is above 1"
     rule = (
-        f"With SGD: every z_dim outside {SENSIBLE_Z[0]} to {SENSIBLE_Z[1]} has a larger fid than those "
+        f"With SGD: every z_dim outside {SENSIBLE_Z[0]} to {SENSIBLE_Z[1]} has a larger fd than those "
         f"inside "
         "(their geometric mean), paired by seed. Needs one z_dim below, one inside and one above. Does not "
         "hold "
-        "if one outside has a smaller fid."
+        "if one outside has a smaller fd."
     )
     if not sgd or not inside or z_dims[0] >= SENSIBLE_Z[0] or z_dims[-1] <= SENSIBLE_Z[1] or not scored:
-        why = lacking(sgd=sgd, fid=scored) or "no z_dim below, inside and above in this sweep"
-        part = undecided("fid is least inside", why)
+        why = lacking(sgd=sgd, fd=scored) or "no z_dim below, inside and above in this sweep"
+        part = undecided("fd is least inside", why)
     else:
         middle: dict[int, list[float]] = {}
         for z in inside:
-            for seed, fid in scores_by_seed(sgd, z, FID).items():
-                middle.setdefault(seed, []).append(math.log(fid))
+            for seed, fd in scores_by_seed(sgd, z, FD).items():
+                middle.setdefault(seed, []).append(math.log(fd))
         means = {seed: math.exp(fmean(logs)) for seed, logs in middle.items() if len(logs) == len(inside)}
         part = _every(
             statement,
             [
                 decide(
-                    f"z_dim {z}", log_ratios(scores_by_seed(sgd, z, FID), means), shown=RATIO,
+                    f"z_dim {z}", log_ratios(scores_by_seed(sgd, z, FD), means), shown=RATIO,
                 )
                 for z in z_dims
                 if z not in inside

@@ -27,7 +27,7 @@ def cells_csv(comparison: Comparison) -> bytes:
                 row[f"{name} {what}"] = getattr(estimate, what) if estimate else ""
         contrast = against.get(cell.name)
         row |= {
-            "fid ratio to best": contrast.ratio.mean if contrast else "",
+            "fd ratio to best": contrast.ratio.mean if contrast else "",
             "ratio low": contrast.ratio.low if contrast else "",
             "ratio high": contrast.ratio.high if contrast else "",
             "p": contrast.p if contrast else "",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sweeps.comparison.cells import Cell, Comparison, Contrast
-from sweeps.comparison.records import FID, RunRecord, SweepRecord
+from sweeps.comparison.records import FD, RunRecord, SweepRecord
 from sweeps.comparison.statistics import MOST_SEEDS
 from sweeps.comparison.words import counted, interval, number, p_clause, setting, some, with_interval
 
@@ -40,7 +40,7 @@ def give_verdict(record: SweepRecord, comparison: Comparison) -> Verdict:
 
 def _judge(record: SweepRecord, comparison: Comparison) -> Judgement:
     best = comparison.best
-    if len(record.judges) > 1 or best is None:
+    if len(record.classifiers) > 1 or best is None:
         return _unscored_sweep(record, comparison)
     if not any(cell.sound for cell in comparison.cells):
         return Judgement(
@@ -62,12 +62,12 @@ def _judge(record: SweepRecord, comparison: Comparison) -> Judgement:
 def _unscored_sweep(record: SweepRecord, comparison: Comparison) -> Judgement:
     if not any(cell.finished for cell in comparison.cells):
         return Judgement("no verdict", "No verdict: no run has finished.", [])
-    if len(record.judges) > 1:
+    if len(record.classifiers) > 1:
         return Judgement(
             "no verdict",
-            "No verdict: the scores come from different judges.",
+            "No verdict: the scores come from different classifiers.",
             [
-                f"{counted(len(record.judges), 'judge')} scored these runs, or one judge on different "
+                f"{counted(len(record.classifiers), 'classifier')} scored these runs, or one classifier on different "
                 "numbers of images. Such scores cannot be compared, so none is shown."
             ],
         )
@@ -75,7 +75,7 @@ def _unscored_sweep(record: SweepRecord, comparison: Comparison) -> Judgement:
         "no verdict",
         "No verdict: the quality of the images was not measured.",
         [
-            "Without a score of the images, with its floor and ceiling, nothing here says which setting is "
+            "Without a score of the images, with its real_baseline and untrained_baseline, nothing here says which setting is "
             "better: a low loss is no good image. The losses and the pictures are below."
         ],
     )
@@ -89,7 +89,7 @@ def _one_seed(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgem
         f"No verdict: one seed cannot tell a better setting from a luckier one. It looks like {best.name}.",
         [
             f"At this seed {_described(record, best)}, is ahead of {following.name} "
-            f"({number(following.scores[FID].mean)}). The order of cells that lie near each other may well "
+            f"({number(following.scores[FD].mean)}). The order of cells that lie near each other may well "
             f"be "
             f"chance.",
             f"For a verdict give the grid more seeds, such as --seeds {seeds}.",
@@ -99,7 +99,7 @@ def _one_seed(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgem
 
 def _tested(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgement:
     tied, contrasts = comparison.tied, comparison.contrasts
-    seeds = counted(best.scores[FID].n, "seed")
+    seeds = counted(best.scores[FD].n, "seed")
     reasons = [f"Best by Fréchet distance: {_described(record, best)}.", _nearest(contrasts)]
     if tied:
         names = [contrast.cell.name for contrast in tied]
@@ -125,19 +125,19 @@ def _tested(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgemen
 
 
 def _described(record: SweepRecord, cell: Cell) -> str:
-    judge = record.judges[0]
-    fid = cell.scores[FID]
-    mean = f", geometric mean of {counted(fid.n, 'seed')}" if fid.n > 1 else ""
+    classifier = record.classifiers[0]
+    fd = cell.scores[FD]
+    mean = f", geometric mean of {counted(fd.n, 'seed')}" if fd.n > 1 else ""
     return (
-        f"{cell.name} ({setting(cell.optimizer, cell.learning_rate, cell.z_dim)}) with {with_interval(fid)}"
-        f"{mean}, where real images have {number(judge.floor[FID])} and an untrained G "
-        f"{number(judge.ceiling[FID])}"
+        f"{cell.name} ({setting(cell.optimizer, cell.learning_rate, cell.z_dim)}) with {with_interval(fd)}"
+        f"{mean}, where real images have {number(classifier.real_baseline[FD])} and an untrained G "
+        f"{number(classifier.untrained_baseline[FD])}"
     )
 
 
 def _nearest(contrasts: Sequence[Contrast]) -> str:
     first = contrasts[0]
-    following = f"The next, {first.cell.name}, has {number(first.cell.scores[FID].mean)}"
+    following = f"The next, {first.cell.name}, has {number(first.cell.scores[FD].mean)}"
     if not first.tested:
         return f"{following}; it shares fewer than two seeds with the best and cannot be tested against it."
     tests = sum(contrast.tested for contrast in contrasts)
@@ -203,14 +203,14 @@ def _missing(record: SweepRecord, comparison: Comparison) -> list[str]:
         for cell in comparison.cells
         if failed[cell.name] and cell.finished
     ]
-    if FID not in comparison.scores:
+    if FD not in comparison.scores:
         return lines
     unscored = [run.name for run in record.runs if run.status == "FINISHED" and _unscored(run)]
     return [*lines, *([f"Finished without a Fréchet distance: {some(unscored, 8)}."] if unscored else [])]
 
 
 def _unscored(run: RunRecord) -> bool:
-    return run.score(FID) is None
+    return run.score(FD) is None
 
 
 def _state(status: str) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from shlex import quote
 
-from gan_core.command_line import flag
+from gan_core.cli import flag
 from gan_core.config import FIELDS
 from sweeps.comparison.cells import LOSSES, Cell, Comparison, Contrast
 from sweeps.comparison.decisions import RULE
@@ -24,13 +24,13 @@ from sweeps.comparison.words import (
     p_value,
     setting,
 )
-from sweeps.runs import OWN_RATES
+from sweeps.resume import OWN_RATES
 
 AXIS_PARAMS = ("optimizers", "z_dims", "seeds", "learning_rates")
 CONTRAST_NOTES = (
     "By seed: runs of one seed share the first weights of D and the order of the images, so each seed is a "
     "pair. "
-    "The paired t-test is of log fid, that is of ratios: fid is positive and skewed, and a run twice as bad "
+    "The paired t-test is of log fd, that is of ratios: fd is positive and skewed, and a run twice as bad "
     "differs as "
     "much as one half as bad. p is corrected for the number of comparisons (Holm). Seeds needed: for 80 % "
     "power at "
@@ -42,7 +42,7 @@ def view(
     record: SweepRecord, comparison: Comparison, at_their_best: Sequence[AtItsBest]
 ) -> dict[str, object]:
     """What the templates need besides the page itself, ready to be shown."""
-    judge = record.judges[0] if len(record.judges) == 1 else None
+    classifier = record.classifiers[0] if len(record.classifiers) == 1 else None
     best = comparison.best
     marks = {contrast.cell.name: "tied" for contrast in comparison.tied}
     marks |= {contrast.cell.name: "not tested" for contrast in comparison.untested}
@@ -53,9 +53,9 @@ def view(
         "rows": [_row(cell, comparison.scores, marks.get(cell.name, "")) for cell in comparison.cells],
         "bounds": [
             (name, [number(bounds[score]) for score in comparison.scores])
-            for name, bounds in (("floor: real images", judge.floor), ("ceiling: untrained G", judge.ceiling))
+            for name, bounds in (("real_baseline: real images", classifier.real_baseline), ("untrained_baseline: untrained G", classifier.untrained_baseline))
         ]
-        if judge and comparison.scores
+        if classifier and comparison.scores
         else [],
         "contrasts": [_contrast(contrast) for contrast in comparison.contrasts],
         "best_name": best.name if best else "",
@@ -65,8 +65,8 @@ def view(
         "claims_rule": RULE,
         "practical": _practical(record),
         "at_their_best": [
-            (setting(each.optimizer, each.learning_rate), str(each.tried), number(each.fid.mean),
-             interval(each.fid), each.against_best or "best")
+            (setting(each.optimizer, each.learning_rate), str(each.tried), number(each.fd.mean),
+             interval(each.fd), each.against_best or "best")
             for each in at_their_best
         ],
         "best_of_caution": BEST_OF_CAUTION,
@@ -83,10 +83,10 @@ def view(
 
 def _table_notes(comparison: Comparison) -> str:
     scores = (
-        "fid is the geometric mean over seeds and its interval that of log fid; all other figures are plain "
+        "fd is the geometric mean over seeds and its interval that of log fd; all other figures are plain "
         "means. "
         if comparison.scores
-        else "Quality of images: not measured, or without the floor and ceiling that would place it. "
+        else "Quality of images: not measured, or without the real_baseline and untrained_baseline that would place it. "
     )
     return (
         "Below a figure: its 95 % interval over seeds (Student's t on n seeds; a dash where n is 1), which "
@@ -171,14 +171,18 @@ def _facts(record: SweepRecord) -> list[tuple[str, str]]:
         ("training time, all runs", duration(spent)),
         ("commit of the code", _commits(record)),
     ]
-    if len(record.judges) == 1:
-        judge = record.judges[0]
+    if len(record.classifiers) == 1:
+        classifier = record.classifiers[0]
         right = (
-            f", right on {judge.accuracy:.2%} of the test images" if judge.accuracy == judge.accuracy else ""
+            f", right on {classifier.accuracy:.2%} of the test images"
+            if classifier.accuracy == classifier.accuracy
+            else ""
         )
-        facts.append(("judge", f"{judge.sha256[:12]}{right}; {judge.images:,} images an evaluation"))
+        facts.append(
+            ("classifier", f"{classifier.sha256[:12]}{right}; {classifier.images:,} images an evaluation")
+        )
     else:
-        facts.append(("judge", "several" if record.judges else "no scores"))
+        facts.append(("classifier", "several" if record.classifiers else "no scores"))
     return facts
 
 

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from gan_core.live import in_time
 from sweeps.comparison.cells import Cell
-from sweeps.comparison.records import FID
+from sweeps.comparison.records import FD
 from sweeps.comparison.statistics import Estimate
 from sweeps.grid import short
 
 NONE = "–"
 
 SCORE_NAMES = {
-    "quality/fid": "fid",
-    "quality/kid": "kid",
+    "quality/fd": "fd",
+    "quality/kd": "kid",
     "quality/is": "is",
     "quality/precision": "precision",
     "quality/recall": "recall",
@@ -24,7 +24,7 @@ SCORE_NAMES = {
 }
 
 GLOSSARY = {
-    "fid": "Fréchet distance between the features that the judge sees in generated images and in the test "
+    "fd": "Fréchet distance between the features that the classifier sees in generated images and in the test "
     "images. Less is better. The one number that the cells are ranked by.",
     "kid": "Kernel distance: the same question without taking the features for a Gaussian. Less is better; "
     "around 0 it may be a little negative.",
@@ -37,11 +37,11 @@ GLOSSARY = {
     "density": "Precision that counts near how many real ones an image lies; about 1 for real images.",
     "coverage": "Share of the real images that have a generated one near them. More is better.",
     "class KL": "How far the shares of the ten classes are from the real ones, in nats. 0 is best.",
-    "confidence": "Mean probability that the judge gives its choice of a class. More is clearer, though the "
-    "judge is confident of noise as well.",
-    "floor": "The scores of real training images: the best that can be asked.",
-    "ceiling": "The scores of an untrained G: what no training at all gives.",
-    "judge": "The fixed classifier of digits whose features all scores are made of.",
+    "confidence": "Mean probability that the classifier gives its choice of a class. More is clearer, though the "
+    "classifier is confident of noise as well.",
+    "real_baseline": "The scores of real training images: the best that can be asked.",
+    "untrained_baseline": "The scores of an untrained G: what no training at all gives.",
+    "classifier": "The fixed classifier of digits whose features all scores are made of.",
     "health": "ok; collapsed: no gradient is left, or one picture for every z; diverged: a loss became "
     "infinite; mode-collapsed: classes are missing; d-dominant: D is certain of every image; not-learning: "
     "still noise.",
@@ -128,4 +128,4 @@ def some(names: Sequence[str], most: int = 6) -> str:
 
 def mean_distance(cell: Cell) -> str:
     """A cell's Fréchet distance in a few words, for a caption; empty if it has none."""
-    return f"fid {with_interval(cell.scores[FID])}" if FID in cell.scores else ""
+    return f"fd {with_interval(cell.scores[FD])}" if FD in cell.scores else ""

@@ -13,9 +13,9 @@ import torch
 
 from gan_core.config import RunConfig
 from gan_core.data import load_images
-from gan_core.generator_file import load_generator
-from gan_core.mlflow_client import MlflowClient
-from gan_core.trainer import train
+from gan_core.networks import load_generator
+from gan_core.tracking.queries import MlflowClient
+from gan_core.training import train
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[2] / "data"

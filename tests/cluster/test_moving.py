@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_core.mlflow_client import MlflowClient
+from gan_core.tracking.queries import MlflowClient
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from gan_core.assess import train_assessed
-from gan_core.assessment import Assessment
-from gan_core.config import RunConfig
+from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
-from gan_core.events import EpochEnd, Evaluated, Reached, Samples, Trained, Yardstick
-from gan_core.generator_file import load_generator
-from gan_core.mlflow_client import MlflowClient
+from gan_core.evaluation.assess import train_assessed
+from gan_core.evaluation.baselines import evaluate
+from gan_core.evaluation.health import Diagnosis
+from gan_core.evaluation.scores import QUICK_SCORES, SCORES
+from gan_core.events import Baselines, EpochEnd, Evaluated, Reached, Samples, Trained
+from gan_core.networks import load_generator
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.quality.evaluate import evaluate
-from gan_core.quality.health import Diagnosis
-from gan_core.quality.scores import QUICK_SCORES, SCORES
 from gan_core.run import Job, run
-from gan_core.store import prepare_store
-from gan_core.tracking import MlflowTracker, create_run
-from gan_core.trainer import fixed_noise, generate, train
+from gan_core.tracking.queries import MlflowClient, create_run
+from gan_core.tracking.store import prepare_store
+from gan_core.tracking.tracker import MlflowTracker
+from gan_core.training import fixed_noise, generate, train
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=5, batch_size=64)
 DEAD = RunConfig(dataset="digits", learning_rate=1.0, z_dim=5, hidden_dim=8, epochs=50)
@@ -34,7 +33,9 @@ def events(digits, digits_reference):
     def collect(config, **settings):
         found = []
         try:
-            for event in train_assessed(config, digits.images, digits_reference, Assessment(**settings)):
+            for event in train_assessed(
+                config, digits.images, digits_reference, EvaluationSchedule(**settings)
+            ):
                 found.append(event)
                 if isinstance(event, Evaluated):
                     # The live G, of which the scores must be.
@@ -53,7 +54,7 @@ def tracked(uri, digits, digits_reference, watcher):
     def log(config, **settings):
         run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", config)
         tracker = MlflowTracker(uri, run_id, config, digits, "a")
-        job = Job("a", config, digits, digits_reference, Assessment(**settings))
+        job = Job("a", config, digits, digits_reference, EvaluationSchedule(**settings))
         return run_id, run(job, tracker, watcher())
 
     return log
@@ -79,7 +80,7 @@ def test_no_weight_depends_on_how_a_run_is_looked_at(digits, events, optimizer):
 def test_events_come_in_order(events, digits_reference):
     found = [event for event in events(CONFIG, every=2) if not isinstance(event, Reached)]
     assert [(type(event), getattr(event, "epoch", None)) for event in found] == [
-        (Yardstick, None), (Samples, 0),
+        (Baselines, None), (Samples, 0),
         (EpochEnd, 1), (Samples, 1),
         (EpochEnd, 2), (Evaluated, 2), (Samples, 2),
         (EpochEnd, 3), (Samples, 3),
@@ -90,8 +91,8 @@ def test_events_come_in_order(events, digits_reference):
     assert [tuple(event.evaluation.scores) for event in of_kind(found, Evaluated)] == [
         QUICK_SCORES, QUICK_SCORES, SCORES,
     ]  # fmt: skip
-    assert found[0].judge == digits_reference.judge.record.weights_sha256
-    assert (found[0].n, found[0].floor) == (599, digits_reference.floor)
+    assert found[0].classifier == digits_reference.classifier.record.weights_sha256
+    assert (found[0].n, found[0].real_baseline) == (599, digits_reference.real_baseline)
 
 
 @pytest.mark.parametrize(("every", "due"), [(0, [5]), (1, [1, 2, 3, 4, 5]), (10, [5]), (5, [5])])
@@ -101,12 +102,12 @@ def test_evaluations_are_made_where_due_and_at_the_end(events, every, due):
 
 def test_scores_follow_the_training_not_its_end(events):
     first, *_, last = of_kind(events(CONFIG, every=1), Evaluated)
-    assert first.evaluation.scores["quality/fid"] != last.evaluation.scores["quality/fid"]
+    assert first.evaluation.scores["quality/fd"] != last.evaluation.scores["quality/fd"]
 
 
 def test_an_epochs_time_does_not_count_its_evaluation(digits, digits_reference):
     config = dataclasses.replace(CONFIG, epochs=20)
-    found = list(train_assessed(config, digits.images[:64], digits_reference, Assessment(1)))
+    found = list(train_assessed(config, digits.images[:64], digits_reference, EvaluationSchedule(1)))
     # An epoch of one batch takes about a millisecond, an evaluation of 599 images some tens.
     training = sum(end.seconds for end in of_kind(found, EpochEnd))
     assert training < sum(event.seconds for event in of_kind(found, Evaluated)) / 2
@@ -123,24 +124,27 @@ def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference,
     )
     client = MlflowClient(uri)
     tags = client.get_run(run_id).data.tags
-    record = digits_reference.judge.record
-    assert tags["quality.judge"] == record.weights_sha256
-    assert float(tags["quality.judge_accuracy"]) == record.test_accuracy
+    record = digits_reference.classifier.record
+    assert tags["quality.classifier"] == record.weights_sha256
+    assert float(tags["quality.classifier_accuracy"]) == record.test_accuracy
     assert tags["quality.n"] == "599"
-    assert json.loads(tags["quality.floor"]) == digits_reference.floor
-    assert json.loads(tags["quality.ceiling"]) == digits_reference.ceiling
+    assert json.loads(tags["quality.real_baseline"]) == digits_reference.real_baseline
+    assert json.loads(tags["quality.untrained_baseline"]) == digits_reference.untrained_baseline
     assert tags["health"] == outcome.health == "not-learning"
     assert "Fréchet distance" in tags["health_reason"]
 
     folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
     quality = json.loads((folder / "quality.json").read_text())
-    assert {name: quality[name] for name in ("dataset", "judge", "judge_accuracy", "n")} == {
+    assert {name: quality[name] for name in ("dataset", "classifier", "classifier_accuracy", "n")} == {
         "dataset": "digits",
-        "judge": record.weights_sha256,
-        "judge_accuracy": record.test_accuracy,
+        "classifier": record.weights_sha256,
+        "classifier_accuracy": record.test_accuracy,
         "n": 599,
     }
-    assert (quality["floor"], quality["ceiling"]) == (digits_reference.floor, digits_reference.ceiling)
+    assert (quality["real_baseline"], quality["untrained_baseline"]) == (
+        digits_reference.real_baseline,
+        digits_reference.untrained_baseline,
+    )
     assert [one["epoch"] for one in quality["evaluations"]] == [2, 4, 5]
     assert quality["health"] == "not-learning"
     # What was logged at the end is what the logged generator is worth.
@@ -210,7 +214,7 @@ def test_the_diagnosis_comes_before_the_error(events):
 
 def test_a_bad_value_is_one_line():
     with pytest.raises(UserError, match="--evaluate-every should be 0 or more, got -1"):
-        Assessment(-1)
+        EvaluationSchedule(-1)
 
 
 @pytest.mark.parametrize(
@@ -222,4 +226,4 @@ def test_a_bad_value_is_one_line():
     ],
 )
 def test_in_words(settings, words):
-    assert str(Assessment(**settings)) == words
+    assert str(EvaluationSchedule(**settings)) == words

@@ -11,11 +11,10 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gan_core.assess import train_assessed
-from gan_core.assessment import Assessment
 from gan_core.checkpoint import Checkpoint, CheckpointFolder, DamagedError, Entry, Told, decode, encode
-from gan_core.config import RunConfig
+from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.errors import UserError
+from gan_core.evaluation.assess import train_assessed
 from gan_core.events import EpochEnd, Evaluated, Reached, Samples
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=9, batch_size=64)
@@ -27,7 +26,7 @@ def checkpoints(digits, digits_reference):
     """After epochs 1, 2 and 3, as a run makes them."""
     told, found = [], []
     for at, event in enumerate(
-        train_assessed(CONFIG, digits.images[:200], digits_reference, Assessment(every=1))
+        train_assessed(CONFIG, digits.images[:200], digits_reference, EvaluationSchedule(every=1))
     ):
         if isinstance(event, Told):
             told.append(Entry(event, at))
@@ -133,7 +132,7 @@ def test_damage_under_a_right_digest_breaks_nothing(checkpoints, change):
     st.sampled_from(["format", "version", "config_hash", "epoch", "images", "told"]),
     st.text(max_size=20) | st.integers().map(str) | st.recursive(
         st.none() | st.integers() | st.floats() | st.text(max_size=5)
-        | st.sampled_from(["yardstick", "samples", "epoch", "evaluated"]),
+        | st.sampled_from(["baselines", "samples", "epoch", "evaluated"]),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     ).map(json.dumps),
 )  # fmt: skip

@@ -16,9 +16,9 @@ import torch
 from gan_core.checkpoint import Checkpoint, CheckpointFolder
 from gan_core.config import RunConfig
 from gan_core.events import EpochEnd, TrainState
-from gan_core.generator_file import load_generator
-from gan_core.mlflow_client import MlflowClient
-from gan_core.trainer import train
+from gan_core.networks import load_generator
+from gan_core.tracking.queries import MlflowClient
+from gan_core.training import train
 
 ROOT = Path(__file__).parent.parent.parent
 ONE_RUN = ("-m", "gan_core", "--dataset", "digits", "--hidden-dim", 16)

@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.events import EpochEnd, Samples, Trained
-from gan_core.generator_file import load_generator, save_generator
-from gan_core.models import Generator
+from gan_core.networks import Generator, load_generator, save_generator
 from gan_core.plots import envelope, plot_losses, running_mean, sample_sheet
 from gan_core.run_folder import RunFolder
-from gan_core.trainer import fixed_noise, generate, train
+from gan_core.training import fixed_noise, generate, train
 
 CONFIG = RunConfig(dataset="digits", z_dim=5, hidden_dim=8, epochs=3, batch_size=32)
 

@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from gan_core.garbage import nothing_but_imports
+from gan_core.cli import nothing_but_imports
 
 
 def test_what_is_made_within_is_never_looked_through():

@@ -9,16 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from gan_core.assessment import Assessment
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.config import RunConfig
+from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
-from gan_core.mlflow_client import MlflowClient
 from gan_core.run import SNAPSHOT_INTERVAL, Job, run
 from gan_core.run_folder import RunFolder
-from gan_core.store import prepare_store
-from gan_core.tracking import MlflowTracker, create_run
+from gan_core.tracking.queries import MlflowClient, create_run
+from gan_core.tracking.store import prepare_store
+from gan_core.tracking.tracker import MlflowTracker
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=6, batch_size=32)
 TIMES = ("time/epoch_seconds", "time/images_per_second", "time/evaluation_seconds")
@@ -33,7 +32,7 @@ def small(digits):
 def job(tmp_path, small, digits_reference):
     def make(config=CONFIG, every=1):
         folder = CheckpointFolder(tmp_path / "checkpoints", config)
-        return Job("a", config, small, digits_reference, Assessment(every=2), folder, every)
+        return Job("a", config, small, digits_reference, EvaluationSchedule(every=2), folder, every)
 
     return make
 
@@ -71,7 +70,7 @@ def untimed(points):
 @pytest.fixture
 def unbroken(uri, experiment, small, digits_reference, watcher, record):
     run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
-    whole = Job("a", CONFIG, small, digits_reference, Assessment(every=2))
+    whole = Job("a", CONFIG, small, digits_reference, EvaluationSchedule(every=2))
     assert run(whole, MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher()).status == "FINISHED"
     return record(run_id)
 

@@ -7,21 +7,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gan_core.evaluation.scores import SCORES
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.quality.scores import SCORES
-from sweeps.comparison.records import AbsentRun, Judge, RunRecord, SweepRecord
+from sweeps.comparison.records import AbsentRun, Classifier, RunRecord, SweepRecord
 
-FLOOR = dict(zip(SCORES, (0.1, 0.001, 9.8, 0.92, 0.94, 0.92, 0.95, 0.001, 0.995), strict=True))
-CEILING = dict(zip(SCORES, (50.0, 1.9, 1.0, 0.07, 0.0, 0.01, 0.0, 2.3, 0.99), strict=True))
-JUDGE = Judge("ab" * 32, 0.9934, 10_000, FLOOR, CEILING)
+REAL_BASELINE = dict(zip(SCORES, (0.1, 0.001, 9.8, 0.92, 0.94, 0.92, 0.95, 0.001, 0.995), strict=True))
+UNTRAINED_BASELINE = dict(zip(SCORES, (50.0, 1.9, 1.0, 0.07, 0.0, 0.01, 0.0, 2.3, 0.99), strict=True))
+JUDGE = Classifier("ab" * 32, 0.9934, 10_000, REAL_BASELINE, UNTRAINED_BASELINE)
 PARAMS = {
     "optimizers": "sgd adam", "z_dims": "20 50", "seeds": "0 1", "learning_rates": "each optimizer's own",
     "dataset": "mnist", "hidden_dim": "128", "batch_size": "64", "epochs": "20", "device": "cpu",
 }  # fmt: skip
 
 
-def make_run(optimizer="sgd", z=20, seed=0, fid=5.0, rate=None, epochs=20, **changes):
-    """A finished run: its fid falls to `fid`, its losses go from 4 to 2 (G) and 1 (D)."""
+def make_run(optimizer="sgd", z=20, seed=0, fd=5.0, rate=None, epochs=20, **changes):
+    """A finished run: its fd falls to `fd`, its losses go from 4 to 2 (G) and 1 (D)."""
     rate_name = "" if rate is None else f"_lr{rate:g}"
     rate = rate or OPTIMIZERS[optimizer].learning_rate
     along = np.linspace(0, 1, epochs)
@@ -34,16 +34,16 @@ def make_run(optimizer="sgd", z=20, seed=0, fid=5.0, rate=None, epochs=20, **cha
     }
     steps = {metric: list(range(1, epochs + 1)) for metric in history}
     metrics = {metric: values[-1] for metric, values in history.items()} | {"time/images_per_second": 30_000}
-    if fid is not None:
+    if fd is not None:
         at = list(range(2, epochs + 1, 2))
-        history["quality/fid"] = list(fid * np.exp(2 * (1 - np.array(at) / epochs)))
-        steps["quality/fid"] = at
+        history["quality/fd"] = list(fd * np.exp(2 * (1 - np.array(at) / epochs)))
+        steps["quality/fd"] = at
         others = dict(zip(SCORES[1:], (0.1, 6.0, 0.8, 0.6, 0.7, 0.4, 0.2, 0.9), strict=True))
-        metrics |= {"quality/fid": fid, **others}
+        metrics |= {"quality/fd": fd, **others}
     cell = f"{optimizer}{rate_name}_z{z}"
     run = RunRecord(
         f"{cell}_s{seed}", f"{cell}{seed}".encode().hex()[:32], "FINISHED", cell, optimizer, rate, z, seed,
-        history, "ok" if fid is not None else "", "", "", steps, metrics,
+        history, "ok" if fd is not None else "", "", "", steps, metrics,
     )  # fmt: skip
     return replace(run, **changes)
 
@@ -67,7 +67,7 @@ def with_losses(run, D=None, G=None, D_std=None, G_std=None):
 def make_sweep(runs, absent=(), **changes):
     """A finished sweep of these runs."""
     runs = list(runs)
-    measured = any("quality/fid" in run.metrics for run in runs)
+    measured = any("quality/fd" in run.metrics for run in runs)
     record = SweepRecord(
         "a sweep", "f" * 32, "gan-grid", "FINISHED", 1_700_000_000.0, 1_700_003_600.0, PARAMS, "", runs,
         [AbsentRun(*each) for each in absent], [JUDGE] if measured else [],
@@ -75,20 +75,20 @@ def make_sweep(runs, absent=(), **changes):
     return replace(record, **changes)
 
 
-def cells(fids, seeds=5, spread=0.05, **settings):
-    """Runs of cells by their mean fid, (optimizer, z) → fid; the seeds differ by noise of their own."""
+def cells(fds, seeds=5, spread=0.05, **settings):
+    """Runs of cells by their mean fd, (optimizer, z) → fd; the seeds differ by noise of their own."""
     chance = np.random.default_rng(0)
     return [
-        make_run(optimizer, z, seed, fid * math.exp(spread * chance.standard_normal()), **settings)
-        for (optimizer, z), fid in fids.items()
+        make_run(optimizer, z, seed, fd * math.exp(spread * chance.standard_normal()), **settings)
+        for (optimizer, z), fd in fds.items()
         for seed in range(seeds)
     ]
 
 
 @pytest.fixture
 def made_up():
-    """What makes records up, and the judge that they have."""
+    """What makes records up, and the classifier that they have."""
     return SimpleNamespace(
         run=make_run, sweep=make_sweep, cells=cells, with_metrics=with_metrics, with_losses=with_losses,
-        judge=JUDGE, params=PARAMS,
+        classifier=JUDGE, params=PARAMS,
     )  # fmt: skip

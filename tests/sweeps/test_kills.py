@@ -16,9 +16,9 @@ import torch
 
 from gan_core.config import RunConfig
 from gan_core.events import EpochEnd
-from gan_core.generator_file import load_generator
-from gan_core.mlflow_client import MlflowClient
-from gan_core.trainer import sample_epochs, train
+from gan_core.networks import load_generator
+from gan_core.tracking.queries import MlflowClient
+from gan_core.training import sample_epochs, train
 
 pytestmark = pytest.mark.slow
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
@@ -70,7 +70,7 @@ import numpy as np, torch
 from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.events import EpochEnd
-from gan_core.trainer import train
+from gan_core.training import train
 torch.set_num_threads(1)
 images = load_images("digits").images
 cells = [(optimizer, z, seed) for optimizer in ("sgd", "adam") for z in (5, 7) for seed in (0, 1)]

@@ -26,8 +26,8 @@ from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.errors import UserError
 from gan_core.events import EpochEnd
-from gan_core.store import prepare_store
-from gan_core.trainer import train
+from gan_core.tracking.store import prepare_store
+from gan_core.training import train
 from sweeps.folders import report_folder
 
 pytestmark = pytest.mark.slow

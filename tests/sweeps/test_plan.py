@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gan_core.command_line import run_command
+from gan_core.cli import run_command
 from sweeps.run_grid import main
 
 VALUES = [

@@ -14,14 +14,11 @@ from mlflow.models import Model
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.generator_file import GENERATOR_FILE, load_generator, save_generator
-from gan_core.mlflow_client import MlflowClient
-from gan_core.models import build_models
-from gan_core.store import prepare_store
-from gan_core.tracking import create_run
-from gan_core.unfinished import PARENT_TAG
+from gan_core.networks import GENERATOR_FILE, build_models, load_generator, save_generator
+from gan_core.tracking.queries import PARENT_TAG, MlflowClient, create_run
+from gan_core.tracking.store import prepare_store
 from sweeps.register import register_best
-from sweeps.runs import Sweep
+from sweeps.resume import Sweep
 from tests.servers import model_server
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
@@ -44,11 +41,16 @@ def sweep(client, uri):
 def add_run(client, sweep, tmp_path):
     """A run of the sweep, ended, with its generator; its id."""
 
-    def add(seed, fid, status="FINISHED", judge="ab", health="ok"):
+    def add(seed, fd, status="FINISHED", classifier="ab", health="ok"):
         config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=seed)
-        tags = {PARENT_TAG: sweep.parent_id, "quality.judge": judge, "quality.n": "10", "health": health}
+        tags = {
+            PARENT_TAG: sweep.parent_id,
+            "quality.classifier": classifier,
+            "quality.n": "10",
+            "health": health,
+        }
         run_id = create_run(client, sweep.experiment_id, f"sgd_z7_s{seed}", config, tags)
-        metrics = [] if fid is None else [Metric("quality/fid", fid, 1000, 3)]
+        metrics = [] if fd is None else [Metric("quality/fd", fd, 1000, 3)]
         client.log_batch(run_id, metrics=metrics, params=[Param("z_dim", str(Z_DIM))])
         save_generator(build_models(config)[0], tmp_path / GENERATOR_FILE)
         client.log_artifact(run_id, str(tmp_path / GENERATOR_FILE))
@@ -78,7 +80,7 @@ def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, r
     add_run(4, None)
     made = register_best(client, sweep, "digits")
     assert str(made) == (
-        "digits version 1: the generator of sgd_z7_s1, of least fid (200.0) among 2 finished runs"
+        "digits version 1: the generator of sgd_z7_s1, of least fd (200.0) among 2 finished runs"
     )
     there = client.get_model_version("digits", "1")
     config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=1)
@@ -86,7 +88,7 @@ def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, r
     assert there.tags["run.name"] == "sgd_z7_s1"
     assert there.tags["config_hash"] == config.config_hash
     assert there.tags["sweep.run_id"] == sweep.parent_id
-    assert there.tags["quality/fid"] == "200.0"
+    assert there.tags["quality/fd"] == "200.0"
     before = rows("SELECT count(*) FROM logged_models"), rows("SELECT end_time, status FROM runs")
 
     again = register_best(client, sweep, "digits")
@@ -106,11 +108,11 @@ def test_without_a_score_that_counts_none_is_the_best(client, sweep, add_run):
     with pytest.raises(UserError, match=r"no run of the sweep has finished"):
         register_best(client, sweep, "digits")
     add_run(0, None)
-    with pytest.raises(UserError, match=r"no finished run has a quality/fid"):
+    with pytest.raises(UserError, match=r"no finished run has a quality/fd"):
         register_best(client, sweep, "digits")
     add_run(1, 5.0)
-    add_run(2, 5.0, judge="cd")
-    with pytest.raises(UserError, match=r"different judges"):
+    add_run(2, 5.0, classifier="cd")
+    with pytest.raises(UserError, match=r"different classifiers"):
         register_best(client, sweep, "digits")
     assert not client.search_registered_models()
 
@@ -176,8 +178,8 @@ def test_the_command_registers_and_mlflow_serves(command, uri, tmp_path):
     for done in (first, again):
         assert (done.returncode, done.stderr) == (0, "")
     (line,) = re.findall(r"^Model: +(.*)$", first.stdout, re.MULTILINE)
-    (run, fid) = re.fullmatch(
-        r"best\.digits version 1: the generator of (\w+), of least fid \(([\d.]+)\) among 2 finished runs"
+    (run, fd) = re.fullmatch(
+        r"best\.digits version 1: the generator of (\w+), of least fd \(([\d.]+)\) among 2 finished runs"
         r"(?:; mind its health: [\w-]+)?",
         line,
     ).groups()
@@ -185,10 +187,10 @@ def test_the_command_registers_and_mlflow_serves(command, uri, tmp_path):
 
     client = MlflowClient(uri)
     run_id = client.get_model_version("best.digits", "1").run_id
-    finished = client.search_runs([client.get_run(run_id).info.experiment_id], "metrics.`quality/fid` > 0")
-    fids = {one.info.run_name: one.data.metrics["quality/fid"] for one in finished}
-    assert min(fids, key=fids.get) == run
-    assert f"{fids[run]:.1f}" == fid
+    finished = client.search_runs([client.get_run(run_id).info.experiment_id], "metrics.`quality/fd` > 0")
+    fds = {one.info.run_name: one.data.metrics["quality/fd"] for one in finished}
+    assert min(fds, key=fds.get) == run
+    assert f"{fds[run]:.1f}" == fd
 
     (words,) = re.findall(r"(mlflow models serve .*) serves it", first.stdout)
     assert words == "mlflow models serve -m models:/best.digits/1 --env-manager local --port 5001"

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_core.assessment import Assessment
+from gan_core.config import EvaluationSchedule
 from gan_core.data import ImageSet
-from gan_core.mlflow_client import MlflowClient
 from gan_core.run import Job, run
-from gan_core.store import prepare_store
-from gan_core.tracking import MlflowTracker
+from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.store import prepare_store
+from gan_core.tracking.tracker import MlflowTracker
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan
 from sweeps.report import contact_sheet, losses_figure, read_sweep, write_figures
-from sweeps.runs import add_child, begin_sweep, children, colours, settle
+from sweeps.resume import add_child, begin_sweep, children, colours, settle
 
 NAMES = ["sgd_z5_s0", "sgd_z7_s0", "adam_z5_s0", "adam_z7_s0"]
 
@@ -29,7 +29,7 @@ def plan(uri, tmp_path):
     runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=2)
     return Plan(
         name="small", experiment="grid", grid=grid, runs=runs, notes=notes, dataset="digits", data_dir=None,
-        tracking_uri=uri, workers=1, address=None, assessment=Assessment(), named=True, again=False,
+        tracking_uri=uri, workers=1, address=None, assessment=EvaluationSchedule(), named=True, again=False,
         checkpoint_dir=tmp_path / "checkpoints", checkpoint_every=1, retries=0,
     )  # fmt: skip
 
@@ -122,11 +122,11 @@ def test_the_figures_show_every_cell_in_its_place(client, sweep, trained):
     assert [axes.get_title() for axes in figure.axes[:2]] == ["z_dim 5", "z_dim 7"]
 
     scored = [
-        replace(record, history={**record.history, "quality/fid": [5.0 + place]})
+        replace(record, history={**record.history, "quality/fd": [5.0 + place]})
         for place, record in enumerate(records)
     ]
     notes = [axes.get_xlabel().split(", ")[1:] for axes in contact_sheet(scored, shades).axes]
-    assert notes == [["fid 5.00"], ["fid 6.00"], ["fid 7.00"], ["fid 8.00"]]
+    assert notes == [["fd 5.00"], ["fd 6.00"], ["fd 7.00"], ["fd 8.00"]]
 
 
 def test_the_figures_are_artifacts_of_the_parent(client, sweep, trained, tmp_path):

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from gan_core.generator_file import load_generator
-from gan_core.mlflow_client import MlflowClient
-from gan_core.trainer import fixed_noise
+from gan_core.networks import load_generator
+from gan_core.tracking.queries import MlflowClient
+from gan_core.training import fixed_noise
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 SMALL = ("--dataset", "digits", "--hidden-dim", 16)
@@ -52,7 +52,7 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     points = rows("SELECT run_uuid, key, step, count(*) FROM metrics GROUP BY run_uuid, key, step")
     assert len(points) == len(names) * (METRICS_AN_EPOCH * 3 + QUICK_METRICS + WHOLE_METRICS)
     assert {count for *_, count in points} == {1}
-    evaluated = {(run_id, step) for run_id, key, step, _ in points if key == "quality/fid"}
+    evaluated = {(run_id, step) for run_id, key, step, _ in points if key == "quality/fd"}
     assert evaluated == {(ids[name], step) for name in names for step in (2, 3)}
     assert {step for _, _, step, _ in points} == {1, 2, 3}
 
@@ -60,7 +60,12 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     for name in names:
         logged = client.get_run(ids[name]).data
         params = logged.params
-        assert {"quality.judge", "quality.floor", "quality.ceiling", "health_reason"} <= set(logged.tags)
+        assert {
+            "quality.classifier",
+            "quality.real_baseline",
+            "quality.untrained_baseline",
+            "health_reason",
+        } <= set(logged.tags)
         assert logged.tags["quality.n"] == "599"
         assert f"{params['optimizer']}_z{params['z_dim']}_s{params['seed']}" == name
         assert params["learning_rate"] == ("0.03" if params["optimizer"] == "sgd" else "0.0002")
@@ -342,7 +347,7 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
-    from gan_core.command_line import run_command
+    from gan_core.cli import run_command
     from sweeps.run_grid import main
 
     monkeypatch.chdir(tmp_path)

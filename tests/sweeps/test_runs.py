@@ -4,10 +4,9 @@ import pytest
 from mlflow.entities import Param
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from gan_core.mlflow_client import MlflowClient
-from gan_core.store import prepare_store
-from gan_core.tracking import context_tags
-from sweeps.runs import commits, take_up
+from gan_core.tracking.queries import MlflowClient, context_tags
+from gan_core.tracking.store import prepare_store
+from sweeps.resume import commits, take_up
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ SGD_WINS, CURVES, CLEAREST, FLAT, SENSIBLE, TELLS = range(6)
 
 
 @pytest.fixture
-def judge(made_up):
+def classifier(made_up):
     def claims(runs, peaks=None):
         record = made_up.sweep(runs)
         return judge_claims(record, compare(record), peaks or {})
@@ -22,35 +22,37 @@ def judge(made_up):
     return claims
 
 
-def by_z(made_up, fids, spread=0.02):
-    return made_up.cells({("sgd", z): fid for z, fid in fids.items()}, spread=spread)
+def by_z(made_up, fds, spread=0.02):
+    return made_up.cells({("sgd", z): fd for z, fd in fds.items()}, spread=spread)
 
 
 @pytest.mark.parametrize(
     ("adam", "spread", "outcome"),
     [(25.0, 0.05, "holds"), (2.0, 0.05, "does not hold"), (5.2, 0.3, "not decided")],
 )
-def test_sgd_beats_adam(judge, made_up, adam, spread, outcome):
-    fids = {("sgd", 20): 5.0, ("sgd", 50): 5.0, ("adam", 20): adam, ("adam", 50): adam}
-    claim = judge(made_up.cells(fids, spread=spread))[SGD_WINS]
+def test_sgd_beats_adam(classifier, made_up, adam, spread, outcome):
+    fds = {("sgd", 20): 5.0, ("sgd", 50): 5.0, ("adam", 20): adam, ("adam", 50): adam}
+    claim = classifier(made_up.cells(fds, spread=spread))[SGD_WINS]
     assert claim.outcome == outcome
     assert "5 seeds" in claim.parts[0].numbers  # not ten: z_dims of one seed are no independent pairs
     assert "SGD at 0.03 and Adam at 0.0002" in claim.rule
 
 
-def test_what_is_not_in_the_sweep_is_not_decided(judge, made_up):
-    claims = judge(made_up.cells({("adam", 20): 5.0, ("adam", 50): 6.0}))
+def test_what_is_not_in_the_sweep_is_not_decided(classifier, made_up):
+    claims = classifier(made_up.cells({("adam", 20): 5.0, ("adam", 50): 6.0}))
     assert claims[SGD_WINS].parts[0].numbers == "no finished run of SGD in this sweep"
     assert {claims[which].outcome for which in (CLEAREST, FLAT, SENSIBLE)} == {"not decided"}
     assert claims[CURVES].parts[0].numbers == "no finished run of SGD in this sweep"
-    claims = judge([made_up.run("sgd", z, seed, None) for z in (20, 50, 200) for seed in range(3)])
+    claims = classifier([made_up.run("sgd", z, seed, None) for z in (20, 50, 200) for seed in range(3)])
     assert "was not measured" in claims[CLEAREST].parts[0].numbers
-    assert claims[SENSIBLE].parts[0].numbers == "fid was not measured"
-    assert claims[TELLS].parts[0].numbers == "fid was not measured"
+    assert claims[SENSIBLE].parts[0].numbers == "fd was not measured"
+    assert claims[TELLS].parts[0].numbers == "fd was not measured"
 
 
-def test_one_seed_decides_nothing(judge, made_up):
-    claims = judge(made_up.cells({(o, z): 5.0 + z for o in ("sgd", "adam") for z in (20, 50, 200)}, seeds=1))
+def test_one_seed_decides_nothing(classifier, made_up):
+    claims = classifier(
+        made_up.cells({(o, z): 5.0 + z for o in ("sgd", "adam") for z in (20, 50, 200)}, seeds=1)
+    )
     assert {claim.outcome for claim in claims[:TELLS]} == {"not decided"}
     assert "one seed only" in claims[SGD_WINS].parts[0].numbers
 
@@ -72,18 +74,18 @@ def as_the_practical_has_it(made_up, swing=2.0):
     return runs, peaks
 
 
-def test_the_curves(judge, made_up):
+def test_the_curves(classifier, made_up):
     runs, peaks = as_the_practical_has_it(made_up)
-    claim = judge(runs, peaks)[CURVES]
+    claim = classifier(runs, peaks)[CURVES]
     assert [part.outcome for part in claim.parts] == ["holds"] * 8
     assert claim.outcome == "holds"
     assert "At z_dim 100" in claim.rule
 
-    swapped = judge(as_the_practical_has_it(made_up, swing=0.2)[0], peaks)[CURVES]
+    swapped = classifier(as_the_practical_has_it(made_up, swing=0.2)[0], peaks)[CURVES]
     assert [part.outcome for part in swapped.parts][-2:] == ["does not hold"] * 2
     assert swapped.outcome == "does not hold"
 
-    unknown = judge(runs)[CURVES]
+    unknown = classifier(runs)[CURVES]
     assert unknown.parts[0].numbers == "no losses of single iterations are kept"
     assert unknown.outcome == "not decided"
 
@@ -101,12 +103,12 @@ def clear(made_up, precision):
     ]
 
 
-def test_the_clearest_digits(judge, made_up):
-    assert judge(clear(made_up, 0.9))[CLEAREST].outcome == "holds"
-    claim = judge(clear(made_up, 0.6))[CLEAREST]  # precision and confidence say 100
+def test_the_clearest_digits(classifier, made_up):
+    assert classifier(clear(made_up, 0.9))[CLEAREST].outcome == "holds"
+    claim = classifier(clear(made_up, 0.6))[CLEAREST]  # precision and confidence say 100
     assert claim.outcome == "does not hold"
     assert claim.parts[0].outcome == "holds"
-    noisy = judge(by_z(made_up, {20: 5.0, 100: 5.0, 200: 5.1}, spread=0.3))[CLEAREST]
+    noisy = classifier(by_z(made_up, {20: 5.0, 100: 5.0, 200: 5.1}, spread=0.3))[CLEAREST]
     assert noisy.outcome == "not decided"
     assert "z_dim 100: " in noisy.parts[0].numbers
 
@@ -120,18 +122,18 @@ def test_the_clearest_digits(judge, made_up):
         (3.0, 3.0, "not decided"),
     ],
 )
-def test_the_flat_loss(judge, made_up, first, last, outcome):
+def test_the_flat_loss(classifier, made_up, first, last, outcome):
     runs = [
         made_up.with_losses(
             made_up.run("sgd", 20, seed), G=[first + 0.05 * (seed - 2)] * 10 + [last + 0.05 * (seed - 2)] * 10
         )
         for seed in range(5)
     ]
-    assert judge(runs)[FLAT].outcome == outcome
+    assert classifier(runs)[FLAT].outcome == outcome
 
 
 @pytest.mark.parametrize(
-    ("fids", "outcome"),
+    ("fds", "outcome"),
     [
         ({20: 8.0, 50: 5.0, 100: 5.1, 200: 9.0}, "holds"),
         ({20: 3.0, 50: 5.0, 100: 5.1, 200: 9.0}, "does not hold"),
@@ -139,56 +141,56 @@ def test_the_flat_loss(judge, made_up, first, last, outcome):
         ({50: 5.0, 100: 5.1, 200: 9.0}, "not decided"),
     ],
 )
-def test_the_sensible_choice(judge, made_up, fids, outcome):
-    assert judge(by_z(made_up, fids))[SENSIBLE].outcome == outcome
+def test_the_sensible_choice(classifier, made_up, fds, outcome):
+    assert classifier(by_z(made_up, fds))[SENSIBLE].outcome == outcome
 
 
 def losses_along(made_up, loss_of_fid, seeds=5):
-    """Runs whose losses are a function of fid, in each epoch."""
+    """Runs whose losses are a function of fd, in each epoch."""
     runs = []
-    fids = {("sgd", z): fid for z, fid in ((20, 3.0), (50, 5.0), (100, 8.0), (200, 12.0))}
-    for run in made_up.cells(fids, spread=0.2, seeds=seeds):
-        fids = dict(zip(run.epochs["quality/fid"], run.history["quality/fid"], strict=True))
-        losses = [loss_of_fid(fids.get(epoch, fids.get(epoch + 1)), epoch) for epoch in range(1, 21)]
+    fds = {("sgd", z): fd for z, fd in ((20, 3.0), (50, 5.0), (100, 8.0), (200, 12.0))}
+    for run in made_up.cells(fds, spread=0.2, seeds=seeds):
+        fds = dict(zip(run.epochs["quality/fd"], run.history["quality/fd"], strict=True))
+        losses = [loss_of_fid(fds.get(epoch, fds.get(epoch + 1)), epoch) for epoch in range(1, 21)]
         runs.append(made_up.with_losses(run, G=losses, D=[5 - loss for loss in losses]))
     return runs
 
 
-def test_whether_the_loss_tells(judge, made_up):
-    told = judge(losses_along(made_up, lambda fid, _: math.log(fid)))[TELLS]
+def test_whether_the_loss_tells(classifier, made_up):
+    told = classifier(losses_along(made_up, lambda fd, _: math.log(fd)))[TELLS]
     assert told.outcome == "holds"
     assert told.parts[0].numbers.startswith("ρ = +1.00")
     assert told.parts[2].numbers.startswith("ρ = −1.00")
-    untold = judge(losses_along(made_up, lambda fid, epoch: math.sin(40 * fid + epoch)))[TELLS]
+    untold = classifier(losses_along(made_up, lambda fd, epoch: math.sin(40 * fd + epoch)))[TELLS]
     assert untold.outcome != "holds"
-    constant = judge(losses_along(made_up, lambda *_: 1.0))[TELLS]
+    constant = classifier(losses_along(made_up, lambda *_: 1.0))[TELLS]
     assert constant.outcome == "not decided"
 
 
-def test_losses_drawn_by_lot_tell_nothing(judge, made_up):
+def test_losses_drawn_by_lot_tell_nothing(classifier, made_up):
     chance = random.Random(0)
-    claim = judge(losses_along(made_up, lambda *_: chance.uniform(1, 2), seeds=20))[TELLS]
+    claim = classifier(losses_along(made_up, lambda *_: chance.uniform(1, 2), seeds=20))[TELLS]
     assert [part.outcome for part in claim.parts] == ["does not hold"] * 4
     assert claim.outcome == "does not hold"
 
 
-def test_a_correlation_s_interval_ends_at_1(judge, made_up):
+def test_a_correlation_s_interval_ends_at_1(classifier, made_up):
     chance = random.Random(1)
-    runs = losses_along(made_up, lambda fid, _: chance.choice((fid, -fid)), seeds=2)
-    for part in judge(runs)[TELLS].parts[1::2]:
+    runs = losses_along(made_up, lambda fd, _: chance.choice((fd, -fd)), seeds=2)
+    for part in classifier(runs)[TELLS].parts[1::2]:
         low, high = re.search(r"\(([+−][\d.]+) to ([+−][\d.]+)\)", part.numbers).groups()
         assert float(low.replace("−", "-")) >= -1
         assert float(high) <= 1
 
 
-def test_where_the_rate_is_an_axis_the_claims_take_the_usual_one(judge, made_up):
+def test_where_the_rate_is_an_axis_the_claims_take_the_usual_one(classifier, made_up):
     runs = [
-        made_up.run(optimizer, 20, seed, fid * (1 + 0.01 * seed), rate=rate)
+        made_up.run(optimizer, 20, seed, fd * (1 + 0.01 * seed), rate=rate)
         for seed in range(3)
-        for optimizer, rate, fid in (
+        for optimizer, rate, fd in (
             ("sgd", 0.03, 5.0), ("sgd", 0.1, 3.0), ("adam", 2e-4, 20.0), ("adam", 1e-3, 2.0)
         )
     ]  # fmt: skip
-    claim = judge(runs)[SGD_WINS]
+    claim = classifier(runs)[SGD_WINS]
     assert claim.outcome == "holds"
     assert claim.parts[0].numbers.startswith("4.00 times")

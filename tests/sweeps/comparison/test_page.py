@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gan_core.mlflow_client import MlflowClient
+from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.assemble import report_files
 from sweeps.comparison.statistics import t_interval
 from sweeps.comparison.words import duration, interval, number
@@ -71,7 +71,7 @@ def test_light_and_dark_differ_in_every_chart(good):
     page = Page(good["report.html"].decode())
     dark = [attrs["srcset"] for tag, attrs in page.tags if tag == "source"]
     light = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(dark) == len(light) == 5  # two of losses by optimizer, one for each z_dim, one of fid
+    assert len(dark) == len(light) == 5  # two of losses by optimizer, one for each z_dim, one of fd
     assert not set(dark) & set(light)
 
 
@@ -80,7 +80,7 @@ def test_the_order_of_the_page(good):
     places = [
         text.index(part)
         for part in (
-            "leads, but with 5 seeds", "The cells", "floor: real images", "Figures",
+            "leads, but with 5 seeds", "The cells", "real_baseline: real images", "Figures",
             "The practical's claims", "How fair", "The sweep", "run_grid.py --optimizers sgd", "Glossary",
         )
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def test_markdown_has_the_same_words_and_its_pictures(good):
 def test_the_csv_files(good):
     cells = list(csv.DictReader(io.StringIO(good["cells.csv"].decode())))
     assert cells[0]["cell"].startswith("sgd_z")
-    assert float(cells[0]["quality/fid low"]) < float(cells[0]["quality/fid mean"])
+    assert float(cells[0]["quality/fd low"]) < float(cells[0]["quality/fd mean"])
     runs = list(csv.DictReader(io.StringIO(good["runs.csv"].decode())))
     assert len(runs) == 20
     assert {row["status"] for row in runs} == {"FINISHED"}
@@ -154,7 +154,7 @@ def test_old_sweeps_are_shown_as_they_are(files, made_up):
     assert "Quality of images: not measured" in text
     assert "precision" not in text.split("The practical's claims")[0]
     assert "Inception score" not in text
-    assert "fid.png" not in made
+    assert "fd.png" not in made
     assert "not recorded 1/1" in text
 
 
@@ -194,9 +194,9 @@ def test_next_to_nothing(files, made_up, runs):
 
 def test_other_optimizers_and_rates(files, made_up):
     runs = [
-        made_up.run(optimizer, 30, seed, fid * (1 + 0.02 * seed), rate=rate)
+        made_up.run(optimizer, 30, seed, fd * (1 + 0.02 * seed), rate=rate)
         for seed in range(3)
-        for optimizer, rate, fid in (
+        for optimizer, rate, fd in (
             ("rmsprop", 0.001, 9.0), ("rmsprop", 0.01, 6.0), ("sgd", 0.03, 5.0), ("sgd", 0.1, 4.0),
             ("sgd", 0.2, 30.0),
         )

@@ -10,26 +10,26 @@ import pytest
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
-from gan_core.command_line import run_command
+from gan_core.cli import run_command
 from gan_core.config import RunConfig
-from gan_core.mlflow_client import MlflowClient
-from gan_core.quality.scores import SCORES
-from gan_core.store import prepare_store
+from gan_core.evaluation.scores import SCORES
+from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.store import prepare_store
 from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
 from sweeps.report import main, make_report
 
 EPOCHS = 4
 
 
-def log_run(client, experiment_id, parent_id, optimizer, seed, judge, folder):
+def log_run(client, experiment_id, parent_id, optimizer, seed, classifier, folder):
     config = RunConfig(optimizer=optimizer, z_dim=20, seed=seed, epochs=EPOCHS, dataset="digits")
     tags = {"mlflow.parentRunId": parent_id, "sweep.cell": f"{optimizer}_z20"}
     run_id = client.create_run(experiment_id, run_name=f"{optimizer}_z20_s{seed}", tags=tags).info.run_id
-    fid = (5.0 if optimizer == "sgd" else 25.0) * (1 + 0.03 * seed)
+    fd = (5.0 if optimizer == "sgd" else 25.0) * (1 + 0.03 * seed)
     names = ("loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
              "time/epoch_seconds", "time/images_per_second")  # fmt: skip
     points = [Metric(name, 1.0 + epoch, 1000, epoch) for epoch in range(1, EPOCHS + 1) for name in names]
-    points += [Metric("quality/fid", fid * (EPOCHS + 1 - epoch), 1000, epoch) for epoch in (2, EPOCHS)]
+    points += [Metric("quality/fd", fd * (EPOCHS + 1 - epoch), 1000, epoch) for epoch in (2, EPOCHS)]
     points += [Metric(name, 0.5, 1000, EPOCHS) for name in SCORES[1:]]
     points.append(Metric("loss/generator", 99.0, 500, 1))  # an earlier try of epoch 1, before the run went on
     client.log_batch(
@@ -37,7 +37,8 @@ def log_run(client, experiment_id, parent_id, optimizer, seed, judge, folder):
         metrics=points,
         params=[Param(name, str(value)) for name, value in dataclasses.asdict(config).items()],
         tags=[
-            RunTag(key, value) for key, value in {**judge, "health": "ok", "health_reason": "fine"}.items()
+            RunTag(key, value)
+            for key, value in {**classifier, "health": "ok", "health_reason": "fine"}.items()
         ],
     )
     (folder / "samples").mkdir(exist_ok=True)
@@ -66,11 +67,11 @@ def log_sweep(uri, folder, name, seeds=(0, 1, 2), experiment="gan-grid"):
     }
     client.log_batch(parent, params=[Param(key, value) for key, value in params.items()])
     scores = json.dumps(dict.fromkeys(SCORES, 0.4))
-    judge = {"quality.judge": "ab" * 32, "quality.judge_accuracy": "0.98", "quality.n": "599",
-             "quality.floor": scores, "quality.ceiling": scores}  # fmt: skip
+    classifier = {"quality.classifier": "ab" * 32, "quality.classifier_accuracy": "0.98", "quality.n": "599",
+             "quality.real_baseline": scores, "quality.untrained_baseline": scores}  # fmt: skip
     for seed in seeds:
         for optimizer in ("sgd", "adam"):
-            log_run(client, experiment_id, parent, optimizer, seed, judge, folder)
+            log_run(client, experiment_id, parent, optimizer, seed, classifier, folder)
     client.set_terminated(parent, "FINISHED")
     return parent
 
@@ -94,7 +95,7 @@ def test_the_report_of_a_store(uri, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "elsewhere").iterdir())
 
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"report.html", "report.md", "cells.csv", "runs.csv", "losses_G.png", "fid.png"} <= written
+    assert {"report.html", "report.md", "cells.csv", "runs.csv", "losses_G.png", "fd.png"} <= written
     sheets = sorted(name for name in written if name.startswith("sheets/"))
     assert [name.rsplit("/")[-1] for name in sheets] == [
         "adam_z20_s0_epoch_0001.png", "adam_z20_s0_epoch_0004.png",
@@ -106,7 +107,7 @@ def test_the_report_of_a_store(uri, tmp_path, capsys, monkeypatch):
 
     html = (folder / "report.html").read_text()
     assert "Use sgd_z20: the seeds tell it from every other cell." in html
-    assert "5.00 times (5.00 to 5.00)" in html  # fid of Adam / SGD, paired
+    assert "5.00 times (5.00 to 5.00)" in html  # fd of Adam / SGD, paired
     assert "99.0" not in html  # of two points of an epoch the later counts
     assert "6.00 (6.00 to 6.00), 3 seeds" in html  # the peak, out of losses.npz
 

@@ -51,7 +51,7 @@ def test_a_tie_says_how_many_seeds_it_would_take(give, made_up):
 
 def test_equal_cells_are_taken_for_equal(give, made_up):
     runs = made_up.cells({("sgd", 20): 5.0})
-    same = [made_up.run("sgd", 50, run.seed, run.score("quality/fid")) for run in runs]
+    same = [made_up.run("sgd", 50, run.seed, run.score("quality/fd")) for run in runs]
     found = give([*runs, *same])
     assert found.surety == "a tie"
     assert "sgd_z50 more than 1,000: take the two for equal" in words(found)
@@ -117,13 +117,15 @@ def test_no_quality_is_no_verdict_and_not_one_by_the_losses(give, made_up):
 
 
 def test_scores_without_floor_and_ceiling_are_none(give, made_up):
-    found = give(made_up.cells(FOUR), judges=[made_up.judge._replace(floor={})])
+    found = give(made_up.cells(FOUR), classifiers=[made_up.classifier._replace(real_baseline={})])
     assert "not measured" in found.headline
 
 
 def test_two_judges_are_no_measure(give, made_up):
-    found = give(made_up.cells(FOUR), judges=[made_up.judge, made_up.judge._replace(sha256="cd" * 32)])
-    assert "different judges" in found.headline
+    found = give(
+        made_up.cells(FOUR), classifiers=[made_up.classifier, made_up.classifier._replace(sha256="cd" * 32)]
+    )
+    assert "different classifiers" in found.headline
 
 
 def test_cells_without_seeds_in_common_are_not_tested(give, made_up):

@@ -1,0 +1,201 @@
+"""What became of a run: one word, why, and since which epoch.
+
+The thresholds stand between what real runs on MNIST showed (docs/quality.md has the table): SGD at 0.3 and
+Adam at 0.03, which break within the first epoch; SGD at 0.03 and 0.1, which learn; Adam at 2e-4, whose G
+draws one blurred picture for ten epochs and more; Adam at 3e-3, where D wins; and SGD at 1e-3 and Adam at
+1e-5, still noise after three epochs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gan_core.evaluation.scores import Evaluation
+
+Health = Literal["ok", "collapsed", "diverged", "mode-collapsed", "d-dominant", "not-learning"]
+
+# Half of the clamp of the loss: broken runs have a mean of 98 or more in an epoch, others 10 or less.
+PINNED_LOSS = 50.0
+# Losses that no step changes any more: broken runs have down to 0 in an epoch, others 0.006 or more.
+FROZEN_STD = 1e-5
+# In units of a pixel's range. Real digits have 0.18, an untrained G 0.10, the worst blur that still moves
+# 0.037; Adam at 0.03, whose G makes one picture, 0.0003.
+ONE_PICTURE = 0.005
+# D's mean probabilities of 'real'. Adam at 3e-3 has 0.95 and 0.05, SGD at 0.03 about 0.7 and 0.3.
+CERTAIN_REAL, CERTAIN_FAKE = 0.9, 0.1
+# Of an untrained G's distance. Noise after three epochs has 0.88 and 0.96; SGD at 0.03 has 0.81 after one.
+NO_NEARER = 0.85
+# Noise has 0.1 to 0.4; even a single blurred digit has 0.6, as it lies near some real image.
+UNLIKE_DIGITS = 0.5
+# Each class has about 0.1 of the data. SGD at 0.03 keeps each at 0.01 or more from its second epoch on.
+MISSING_SHARE = 0.005
+# Both near 0: few pictures. SGD at 0.1 has 0.000 and 0.038 after two epochs, SGD at 0.03 0.001 and 0.033.
+LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A run's health, the evidence for it in one line, and the epoch (1-based) since which it holds."""
+
+    health: Health
+    reason: str
+    epoch: int
+
+
+def pixel_spread(images: Tensor) -> float:
+    """How much images of different z differ: the standard deviation of a pixel, mean over pixels, in 0..1.
+
+    images: uint8, N×1×28×28, N 2 or more; a run's sample sheet.
+    """
+    return float(images.double().div(255).std(dim=0).mean())
+
+
+def diagnose(
+    history: Sequence[Mapping[str, float]],
+    last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
+    spread: float,
+    evaluation: Evaluation | None = None,
+    untrained_baseline: Mapping[str, float] | None = None,
+) -> Diagnosis:
+    """What became of a run; of several things that are true, the first of these:
+
+    - diverged: a loss became infinite or not a number;
+    - collapsed: a loss is pinned near its clamp, or no loss moves any more, or G makes one picture;
+    - not-learning: the images are as far from real ones as an untrained G's, and not like them;
+    - mode-collapsed: classes are missing, or the images cover next to none of the real ones;
+    - d-dominant: D is all but certain of every image;
+    - ok.
+
+    history: each epoch's `EpochEnd.metrics()`, at least one, or ValueError is raised. last_losses: D's and
+    G's in the last epoch, an element an iteration. spread: `pixel_spread` of the last sample sheet. Only with
+    an evaluation can a run be mode-collapsed, only with it and the reference's untrained_baseline not-learning.
+    """
+    if not history:
+        raise ValueError("a run of no epoch has no health")
+    return (
+        _diverged(history)
+        or _collapsed(history, last_losses, spread)
+        or _not_learning(history, evaluation, untrained_baseline)
+        or _mode_collapsed(history, evaluation)
+        or _d_dominant(history)
+        or Diagnosis("ok", _figures(history), 1)
+    )
+
+
+def _diverged(history: Sequence[Mapping[str, float]]) -> Diagnosis | None:
+    for epoch, metrics in enumerate(history, start=1):
+        for name in ("discriminator", "generator"):
+            loss = metrics[f"loss/{name}"]
+            if not math.isfinite(loss):
+                return Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
+    return None
+
+
+def _collapsed(
+    history: Sequence[Mapping[str, float]],
+    last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
+    spread: float,
+) -> Diagnosis | None:
+    last = len(history)
+    for name, losses in zip(("discriminator", "generator"), last_losses, strict=True):
+        # A run can break at the end of its last epoch, where that epoch's mean says nothing yet.
+        tail = float(np.median(losses[-max(1, len(losses) // 10) :]))
+        pinned = [metrics[f"loss/{name}"] > PINNED_LOSS for metrics in history]
+        if pinned[-1] or tail > PINNED_LOSS:
+            epoch = _since(pinned) or last
+            reason = f"the loss of the {name} is pinned at {tail:.4g} since epoch {epoch}"
+            if epoch == last:
+                first = int((losses > PINNED_LOSS).argmax()) + 1
+                reason += f", first in iteration {first} of {len(losses)}"
+            return Diagnosis("collapsed", f"{reason}: no gradient is left", epoch)
+    frozen = [
+        max(metrics["loss_std/discriminator"], metrics["loss_std/generator"]) < FROZEN_STD
+        for metrics in history
+    ]
+    # The losses of an epoch of a single iteration have no spread.
+    if len(last_losses[0]) > 1 and (epoch := _since(frozen)):
+        D_loss, G_loss = history[-1]["loss/discriminator"], history[-1]["loss/generator"]
+        return Diagnosis(
+            "collapsed",
+            f"no step changes a loss since epoch {epoch}: {D_loss:.4g} of D, {G_loss:.4g} of G throughout",
+            epoch,
+        )
+    if spread < ONE_PICTURE:
+        return Diagnosis(
+            "collapsed",
+            f"G makes one picture whatever z is: a pixel's standard deviation is {spread:.2g} of its range "
+            f"after epoch {last}",
+            last,
+        )
+    return None
+
+
+def _not_learning(
+    history: Sequence[Mapping[str, float]],
+    evaluation: Evaluation | None,
+    untrained_baseline: Mapping[str, float] | None,
+) -> Diagnosis | None:
+    if evaluation is None or untrained_baseline is None:
+        return None
+    distance, precision = evaluation.scores["quality/fd"], evaluation.scores["quality/precision"]
+    if distance < NO_NEARER * untrained_baseline["quality/fd"] or precision >= UNLIKE_DIGITS:
+        return None
+    return Diagnosis(
+        "not-learning",
+        f"Fréchet distance {distance:.3g} after epoch {len(history)}, "
+        f"{untrained_baseline['quality/fd']:.3g} untrained; "
+        f"{precision:.0%} of the images lie near a real one",
+        len(history),
+    )
+
+
+def _mode_collapsed(
+    history: Sequence[Mapping[str, float]], evaluation: Evaluation | None
+) -> Diagnosis | None:
+    if evaluation is None:
+        return None
+    missing = [str(label) for label in np.flatnonzero(evaluation.class_shares < MISSING_SHARE)]
+    recall, coverage = evaluation.scores["quality/recall"], evaluation.scores["quality/coverage"]
+    if not missing and not (recall < LOW_RECALL and coverage < LOW_COVERAGE):
+        return None
+    common = int(evaluation.class_shares.argmax())
+    evidence = [
+        f"{'class' if len(missing) == 1 else 'classes'} {', '.join(missing)} missing" if missing else "",
+        f"{evaluation.class_shares[common]:.0%} of the images are of class {common}",
+        f"recall {recall:.3f}, coverage {coverage:.3f} after epoch {len(history)}",
+        f"also, {dominance.reason}" if (dominance := _d_dominant(history)) else "",
+    ]
+    return Diagnosis("mode-collapsed", "; ".join(filter(None, evidence)), len(history))
+
+
+def _d_dominant(history: Sequence[Mapping[str, float]]) -> Diagnosis | None:
+    epoch = _since(
+        [metrics["score/real"] > CERTAIN_REAL and metrics["score/fake"] < CERTAIN_FAKE for metrics in history]
+    )
+    if not epoch:
+        return None
+    reason = f"D is all but certain of every image since epoch {epoch}: {_figures(history)}"
+    return Diagnosis("d-dominant", reason, epoch)
+
+
+def _figures(history: Sequence[Mapping[str, float]]) -> str:
+    last = history[-1]
+    return (
+        f"D gives real images {last['score/real']:.2f} and generated ones {last['score/fake']:.2f}, losses "
+        f"{last['loss/discriminator']:.3g} and {last['loss/generator']:.3g} in epoch {len(history)}"
+    )
+
+
+def _since(holds: Sequence[bool]) -> int:
+    """The epoch (1-based) from which on it holds up to the last; 0 if it does not hold in the last."""
+    epochs = 0
+    for held in reversed(holds):
+        if not held:
+            break
+        epochs += 1
+    return len(holds) - epochs + 1 if epochs else 0

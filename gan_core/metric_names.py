@@ -1,0 +1,68 @@
+"""Every metric, tag and artifact that a run or a sweep has in MLflow, by name; nothing else spells them out."""
+
+# Metrics of an epoch: step = epoch, 1-based, one point per epoch.
+LOSS_D = "loss/discriminator"  # mean over the epoch
+LOSS_G = "loss/generator"
+LOSS_STD_D = "loss_std/discriminator"  # standard deviation within the epoch
+LOSS_STD_G = "loss_std/generator"
+SCORE_REAL = "score/real"  # mean D(x)
+SCORE_FAKE = "score/fake"  # mean D(G(z))
+EPOCH_SECONDS = "time/epoch_seconds"
+IMAGES_PER_SECOND = "time/images_per_second"
+
+# Metrics of an evaluation.
+FD = "quality/fd"  # Fréchet distance: what settings are ranked by
+KD = "quality/kd"  # kernel distance
+INCEPTION_SCORE = "quality/is"
+PRECISION = "quality/precision"
+RECALL = "quality/recall"
+DENSITY = "quality/density"
+COVERAGE = "quality/coverage"
+CLASS_KL = "quality/class_kl"
+CONFIDENCE = "quality/confidence"
+EVALUATION_SECONDS = "time/evaluation_seconds"
+
+# Tags of a run.
+CONFIG_HASH = "config_hash"
+LOCK = "run.lock"  # FOLDER/LOCK, which the process of a run or sweep holds as long as it lives
+HEALTH = "health"
+HEALTH_REASON = "health_reason"
+FAILURE_REASON = "failure_reason"
+CLASSIFIER = "quality.classifier"  # SHA-256 of the weights
+CLASSIFIER_ACCURACY = "quality.classifier_accuracy"
+EVALUATION_IMAGES = "quality.n"
+REAL_BASELINE = "quality.real_baseline"  # JSON: score → value
+UNTRAINED_BASELINE = "quality.untrained_baseline"
+PARENT = "mlflow.parentRunId"
+RUN_COLOUR = "mlflow.runColor"
+COMMITS = "code.commits"  # of a run that more than one commit of the code has trained: all, in order
+
+# Tags of a sweep: the last on each child, the others on the parent.
+SWEEP_KIND = "sweep.kind"
+SWEEP_FORMAT = "sweep.format"  # what this version writes; absent: the version that called a setting a cell
+SWEEP_KEY = "sweep.key"  # JSON of the settings that all its runs have in common
+SWEEP_UNNAMED = "sweep.unnamed"
+SWEEP_AXES = "sweep.axes"  # the fields that vary, in the order of the names, by a space; without the seed
+SWEEP_NOW = "now."  # before the name of a parent's param: its value since the sweep has grown
+SETTING = "sweep.setting"  # the name of the run's setting
+FORMAT_VERSION = "2"
+
+# Artifacts of a run.
+LOSSES_ARRAYS = "losses.npz"  # every iteration
+LOSSES_PICTURE = "losses.png"
+METRICS_TABLE = "metrics.csv"
+CONFIG_FILE = "config.json"
+QUALITY_FILE = "quality.json"
+TRACEBACK_FILE = "traceback.txt"
+GENERATOR_FILE = "generator.safetensors"
+SAMPLES = "samples"  # a folder, and the key of MLflow's image slider
+
+# Artifacts of a sweep's parent run.
+SWEEP_FILE = "sweep.toml"
+REPORT = "report"  # a folder
+CONTACT_SHEET = "contact_sheet.png"
+
+
+def sheet_name(epoch: int) -> str:
+    """The path of an epoch's sample sheet among a run's artifacts."""
+    return f"{SAMPLES}/epoch_{epoch:04d}.png"

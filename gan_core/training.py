@@ -1,0 +1,184 @@
+"""One run: trains G against D and yields what happens as events. Whoever iterates is in control."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gan_core.config import RunConfig
+from gan_core.errors import NonFiniteLossError, UserError
+from gan_core.events import EpochEnd, Event, Reached, Samples, Trained, TrainState
+from gan_core.fast_mlp import FastStep
+from gan_core.losses import discriminator_loss, generator_loss
+from gan_core.networks import Discriminator, Generator, build_models, to_pixels, to_unit_range
+from gan_core.optimizers import (
+    build_optimizer,
+    load_optimizer_state,
+    of_network,
+    optimizer_state,
+    prefixed,
+)
+from gan_core.rng import stream
+
+SAMPLES = 64  # images on a sample sheet
+NOISE_BLOCK = 32  # steps whose noise is drawn at once
+
+
+def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -> Iterator[Event]:
+    """Train on `images` (uint8, N×1×28×28) and yield what happens.
+
+    Samples of epoch 0; for each epoch EpochEnd, Reached, and Samples where due; Trained. With `resume`, which
+    a Reached of the same config gave, that Reached is the first event, and all after it is as it would have
+    been without the break.
+
+    The same config and images give the same weights, bit for bit, on the same machine and number of threads.
+    Stopping to iterate stops the training. Raises UserError if a batch is larger than the image set, and
+    NonFiniteLossError at the end of the first epoch in which a loss is infinite or not a number.
+    """
+    require_device(config.device)
+    if config.batch_size > len(images):
+        raise UserError(
+            f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}"
+        )
+    G, D = build_models(config)
+    on_cpu = config.device == "cpu"
+    steps = FastStep(config, G, D) if on_cpu else PlainStep(config, G.cuda(), D.cuda())
+    images = images.to(config.device)
+    due = sample_epochs(config.epochs)
+    z_fixed = fixed_noise(config.z_dim)
+
+    def state(epoch: int) -> TrainState:
+        weights = prefixed(G=G.state_dict(), D=D.state_dict())
+        copies = {name: tensor.cpu().clone() for name, tensor in weights.items()}
+        return TrainState(epoch, copies, steps.optimizer_state())
+
+    if resume is None:
+        yield Samples(0, generate(G, z_fixed))
+    else:
+        G.load_state_dict(of_network("G", resume.weights))
+        D.load_state_dict(of_network("D", resume.weights))
+        steps.load_optimizer_state(resume.optimizers)
+    reached = resume.epoch if resume else 0
+    for epoch in range(max(reached, 1), config.epochs + 1):
+        if epoch > reached:
+            started = time.perf_counter()
+            order = image_order(config.seed, epoch, len(images)).to(config.device).split(config.batch_size)
+            record = steps.epoch(images, order, noise(config, epoch)).cpu()
+            D_losses, G_losses, real_scores, fake_scores = record.numpy()
+            seconds = time.perf_counter() - started
+            yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
+            refuse_non_finite(epoch, record)
+        yield Reached(G, partial(state, epoch))
+        if epoch in due:
+            yield Samples(epoch, generate(G, z_fixed))
+    yield Trained(G.cpu())
+
+
+def require_device(device: str) -> None:
+    """Raise UserError if there is no such device here."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device should be cpu here: PyTorch finds no GPU, got 'cuda'")
+
+
+class PlainStep:
+    """The training step as one writes it down with autograd: `FastStep` is held against it; a GPU runs it.
+
+    Changes G and D in place. All that it is given lies where they do, but for the noise.
+    """
+
+    def __init__(self, config: RunConfig, G: Generator, D: Discriminator) -> None:
+        """config: the run's; G and D: as `build_models` makes them from it."""
+        self.G, self.D = G, D
+        self.G_parameters = list(G.parameters())
+        self.G_optimizer = build_optimizer(config, self.G_parameters)
+        self.D_optimizer = build_optimizer(config, D.parameters())
+
+    def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
+        """One pass over `images` (uint8, N×1×28×28), in batches of the indices in `order` (int64).
+
+        `noise` gives 2×(n or more)×z_dim, float32, for a batch of n. Returns 4×batches, float32: losses of D
+        and of G, mean scores of real and of fake images.
+        """
+        steps = [
+            self._step(to_unit_range(images[batch]), z[:, : len(batch)].to(images.device))
+            for batch, z in zip(order, noise, strict=False)
+        ]
+        return torch.stack(steps, dim=1)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Copies of both optimizers' running tensors, by name."""
+        return prefixed(G=optimizer_state(self.G_optimizer), D=optimizer_state(self.D_optimizer))
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up such a state."""
+        load_optimizer_state(self.G_optimizer, of_network("G", state))
+        load_optimizer_state(self.D_optimizer, of_network("D", state))
+
+    def _step(self, x: Tensor, z: Tensor) -> Tensor:
+        """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""
+        z_D, z_G = z
+
+        # D: maximise log D(x) + log(1 − D(G(z)))
+        with torch.no_grad():
+            fake = self.G(z_D)
+        p_real, p_fake = self.D(x), self.D(fake)  # n×1
+        D_loss = discriminator_loss(p_real, p_fake)
+        self.D_optimizer.zero_grad()
+        D_loss.backward()
+        self.D_optimizer.step()
+
+        # G: maximise log D(G(z))
+        G_loss = generator_loss(self.D(self.G(z_G)))
+        self.G_optimizer.zero_grad()
+        # D's own gradients are not wanted here.
+        G_loss.backward(inputs=self.G_parameters)
+        self.G_optimizer.step()
+
+        return torch.stack([D_loss, G_loss, p_real.mean(), p_fake.mean()]).detach()
+
+
+def refuse_non_finite(epoch: int, record: Tensor) -> None:
+    """Raise NonFiniteLossError that names the first iteration whose loss is not finite, if there is one."""
+    bad = (~record[:2].isfinite()).nonzero()  # rows of (which loss, step)
+    if len(bad):
+        which, step = min(bad.tolist(), key=lambda at: at[1])
+        name = ("discriminator", "generator")[which]
+        raise NonFiniteLossError(
+            f"the loss of the {name} is {record[which, step].item()} at epoch {epoch}, iteration {step + 1}; "
+            "a smaller learning rate may help"
+        )
+
+
+def image_order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order in which an epoch goes through the images: a permutation of 0..count−1, int64.
+
+    Depends on the seed and the epoch alone, so every run of a seed sees the same batches.
+    """
+    return torch.randperm(count, generator=stream("order", seed, epoch))
+
+
+def noise(config: RunConfig, epoch: int) -> Iterator[Tensor]:
+    """The noise of an epoch's steps: for each, 2×batch_size×z_dim from N(0, 1), for D's half and for G's."""
+    generator = stream("noise", config.seed, epoch, config.z_dim)
+    while True:
+        yield from torch.randn(NOISE_BLOCK, 2, config.batch_size, config.z_dim, generator=generator)
+
+
+def fixed_noise(z_dim: int) -> Tensor:
+    """The z of every sample sheet, 64×z_dim: the same for all runs of a z_dim, whatever their seed."""
+    return torch.randn(SAMPLES, z_dim, generator=stream("samples", z_dim))
+
+
+def sample_epochs(epochs: int) -> set[int]:
+    """The epochs after which a sample sheet is made: 1, 2, 5, each tenth of the run, and the last."""
+    return {epoch for epoch in (1, 2, 5) if epoch < epochs} | {
+        -(-epochs * tenth // 10) for tenth in range(1, 11)
+    }
+
+
+@torch.no_grad()
+def generate(G: Generator, z: Tensor) -> Tensor:
+    """G's images of z (N×z_dim) as uint8 on the CPU, N×1×28×28."""
+    return to_pixels(G(z.to(next(G.parameters()).device))).cpu()

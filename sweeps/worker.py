@@ -1,0 +1,206 @@
+"""One RunConfig on a Ray worker."""
+
+import dataclasses
+import time
+import warnings
+from contextlib import closing, suppress
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.util import get_node_ip_address
+
+from gan_core.checkpoint import LOCK_PATIENCE, CheckpointFolder
+from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.data import ImageSet
+from gan_core.errors import UserError
+from gan_core.evaluation.baselines import Reference
+from gan_core.live import LiveView, Progress
+from gan_core.run import Job, Outcome, run
+from gan_core.storage import Bucket, Place, place
+from gan_core.tracking.tracker import MlflowTracker
+from sweeps.cluster import Needs, grant, lacks
+
+WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
+REPORT_INTERVAL = 0.5  # seconds: a report takes the driver some milliseconds, of each run
+ASK_INTERVAL = 2.0  # seconds between two looks for the stop file in an object store
+# Seconds for the process that trained the run before to be gone. It may have died with its machine, whose
+# locks a server of shared folders keeps for 90 seconds, most often.
+NODE_PATIENCE = 180.0
+UNFIT_PAUSE = 5.0  # seconds: a node that cannot train would else be the first to ask for the next run
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker needs to know of its run; everything but the images and what they are scored by."""
+
+    name: str
+    config: dict[str, Any]
+    run_id: str
+    checkpoints: str  # folder or URI of the run's checkpoints
+    checkpoint_every: int  # epochs
+    stop_file: str  # where a file appears when the sweep is interrupted
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What all runs of a sweep share beside the images.
+
+    What may hold a password is here and not in a Task: Tune writes that into a file.
+    """
+
+    about: dict[str, str]  # the image set's name, digest and source
+    reference: Reference  # ready, of that set
+    assessment: EvaluationSchedule
+    tracking_uri: str = dataclasses.field(repr=False)
+    needs: Needs | None = None  # on a cluster: what its nodes must have
+
+
+def run_trial(trial: dict[str, Any], pixels: NDArray[np.uint8], common: Common) -> None:
+    """Train the run of `trial["task"]` (a Task's fields) and report its progress and its end to Ray Tune.
+
+    `pixels`: the images, uint8, N×1×28×28, in Ray's object store, which every worker of a machine reads in
+    place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
+    """
+    if common.needs:
+        _require(common.needs)
+    try:
+        outcome = _train(Task(**trial["task"]), _image_set(pixels, common.about), common)
+    except UserError as error:
+        outcome = Outcome("FAILED", str(error))
+    except Exception as error:  # outside of the run: no room for its scratch files, say
+        outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")
+    tune.report(outcome._asdict())
+
+
+class UnfitError(Exception):
+    """The node cannot train this run."""
+
+
+def _require(needs: Needs) -> None:
+    grant(needs.environment)
+    if needs.token in _fit:
+        return
+    if found := lacks(needs):
+        node = get_node_ip_address()
+        tune.report({"unfit": f"node {node} cannot train: {', '.join(found)}"})
+        time.sleep(UNFIT_PAUSE)
+        raise UnfitError(found)
+    _fit.add(needs.token)
+
+
+_fit: set[str] = set()  # the tokens of the sweeps for which this process' node has all that it needs
+
+
+def _image_set(pixels: NDArray[np.uint8], about: dict[str, str]) -> ImageSet:
+    with warnings.catch_warnings():
+        # The shared memory cannot be written to, and is not: batches are copies.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return ImageSet(images=torch.from_numpy(pixels), **about)
+
+
+def _train(task: Task, data: ImageSet, common: Common) -> Outcome:
+    torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
+    config = RunConfig(**task.config)
+    checkpoints = CheckpointFolder(place(task.checkpoints), config)
+    job = Job(
+        task.name, config, data, common.reference, common.assessment, checkpoints, task.checkpoint_every
+    )
+    patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
+    # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
+    with closing(_Reporter(config.epochs, place(task.stop_file))) as reporter, checkpoints.locked(patience):
+        tracker = MlflowTracker(common.tracking_uri, task.run_id, config, data, task.name)
+        return run(job, tracker, reporter)
+
+
+class _Reporter:
+    """Tells the driver what a run tells its observer, from a thread.
+
+    Ray makes the reporter wait until the driver has asked for the next report. A driver that is interrupted
+    never asks: the run would wait for ever, where it is to keep a checkpoint.
+    """
+
+    def __init__(self, epochs: int, stop_file: Place) -> None:
+        self._epochs = epochs
+        self._stop_file = stop_file
+        self._last_report = 0.0
+        self._asked = 0.0
+        self._stopped = False
+        self._reports: Queue[dict[str, Any] | None] = Queue()
+        self._thread = Thread(target=self._report, daemon=True)
+        self._thread.start()
+
+    def update(self, progress: Progress) -> None:
+        last = progress.epoch == self._epochs
+        if last or (self._reports.empty() and time.monotonic() - self._last_report >= REPORT_INTERVAL):
+            self._last_report = time.monotonic()
+            self._reports.put({"progress": dataclasses.asdict(progress)})
+
+    def say(self, text: str) -> None:
+        self._reports.put({"said": text})
+
+    def close(self) -> None:
+        """Wait until the driver has heard it all."""
+        self._reports.put(None)
+        self._thread.join()
+
+    def should_stop(self) -> bool:
+        if isinstance(self._stop_file, Bucket):
+            if time.monotonic() - self._asked >= ASK_INTERVAL:
+                self._asked = time.monotonic()
+                with suppress(OSError):  # a store that is away has nothing to say
+                    self._stopped = self._stop_file.exists()
+            return self._stopped
+        return self._stop_file.exists()
+
+    def _report(self) -> None:
+        while (report := self._reports.get()) is not None:
+            tune.report(report)
+
+
+class Listener(tune.Callback):
+    """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
+
+    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
+        """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
+        self.view = view
+        self.outcomes = outcomes
+        self._unfit: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its callbacks so as to restore an experiment, which is not how we resume."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        """A worker has reported an epoch, or the end of its run."""
+        if "progress" in result:
+            self.view.update(Progress(**result["progress"]))
+        elif "said" in result:
+            self.view.say(trial.config["task"]["name"], result["said"])
+        elif "unfit" in result:
+            self._unfit[trial.config["task"]["name"]] = result["unfit"]
+        elif "status" in result:
+            self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A worker died, and Tune gives the run to another one."""
+        name = trial.config["task"]["name"]
+        self.view.say(name, f"{self._unfit.pop(name, WORKER_DIED)}; trying again")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A worker died, once too often: what breaks in a run is told as its outcome, not as an error."""
+        times = f", {trial.num_failures} times" if trial.num_failures > 1 else ""
+        unfit = self._unfit.get(trial.config["task"]["name"])
+        self._end(trial, Outcome("FAILED", unfit or WORKER_DIED + times))
+
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
+        name = trial.config["task"]["name"]
+        self.outcomes[name] = outcome
+        self.view.end(name, *outcome)

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.evaluation import classifier, train_classifier
+from gan_core.evaluation.baselines import Reference, load_reference
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges that know little but are there in a second; none comes with the package."""
+    monkeypatch.setattr(classifier, "PACKAGED", {})
+    monkeypatch.setattr(train_classifier, "EPOCHS", 1)
+    monkeypatch.setattr(train_classifier, "LEAST_STEPS", 9)
+
+
+@pytest.fixture(scope="session")
+def digits(digits_reference: Reference) -> Reference:
+    return digits_reference
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """For tests marked slow: needs MNIST on disk or a network."""
+    return load_reference("mnist", tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "not there yet"

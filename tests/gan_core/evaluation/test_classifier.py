@@ -1,0 +1,162 @@
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_core.data import load_split
+from gan_core.errors import UserError
+from gan_core.evaluation import PACKAGED
+from gan_core.evaluation import classifier as judge_module
+from gan_core.evaluation import train_classifier as train_module
+from gan_core.evaluation.classifier import accuracy, classifier_for, load_classifier, look_at
+from gan_core.evaluation.train_classifier import moved, scale_features
+from gan_core.networks import to_unit_range
+from gan_core.rng import stream
+
+
+def counted_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    trained: list[str] = []
+    really_train = train_module.train_classifier
+
+    def train_classifier(train, test, seed=0):
+        trained.append(train.name)
+        return really_train(train, test, seed)
+
+    monkeypatch.setattr(train_module, "train_classifier", train_classifier)
+    return trained
+
+
+@pytest.mark.parametrize(("dataset", "accuracy"), [("mnist", 0.992), ("digits", 0.985)])
+def test_the_packaged_judge_is_what_its_record_says(dataset, accuracy):
+    record = json.loads(PACKAGED[dataset].with_suffix(".json").read_text())
+    content = PACKAGED[dataset].read_bytes()
+    assert record["dataset"] == dataset
+    assert len(content) < 1_000_000
+    assert hashlib.sha256(content).hexdigest() == record["weights_sha256"]
+    assert record["recipe"] == train_module.RECIPE
+    assert record["test_accuracy"] >= accuracy
+
+
+@pytest.mark.parametrize("dataset", ["digits", pytest.param("mnist", marks=pytest.mark.slow)])
+def test_the_packaged_judge_is_as_good_as_its_record_says(dataset):
+    classifier = classifier_for(dataset, Path("/nowhere"))  # needs no cache
+    assert accuracy(classifier.network, load_split(dataset, "test")) == classifier.record.test_accuracy
+
+
+def test_a_judge_is_trained_once_and_kept(cache: Path, short_training, monkeypatch, capsys):
+    trained = counted_training(monkeypatch)
+    first = classifier_for("digits", cache)
+    said = capsys.readouterr().err
+    second = classifier_for("digits", cache)
+    assert trained == ["digits"]
+    assert said.startswith("training a classifier for digits, once")
+    assert f"{first.record.test_accuracy:.2%} of 599 test images right" in said
+    assert second.record == first.record
+    images = load_split("digits", "test").images
+    for one, other in zip(look_at(first.network, images), look_at(second.network, images), strict=True):
+        assert torch.equal(one, other)
+    assert accuracy(second.network, load_split("digits", "test")) == first.record.test_accuracy
+
+
+def test_training_is_the_same_each_time_and_leaves_the_global_generator_alone(short_training):
+    train, test = load_split("digits", "train"), load_split("digits", "test")
+    torch.manual_seed(1)
+    one, _ = train_module.train_classifier(train, test)
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+    other, _ = train_module.train_classifier(train, test)
+    different, _ = train_module.train_classifier(train, test, seed=1)
+    assert torch.equal(one.head.weight, other.head.weight)
+    assert not torch.equal(one.head.weight, different.head.weight)
+
+
+def test_several_at_once_train_one(cache: Path, short_training, monkeypatch):
+    trained = counted_training(monkeypatch)
+    with ThreadPoolExecutor(4) as pool:
+        digests = {
+            classifier.record.weights_sha256
+            for classifier in pool.map(classifier_for, ["digits"] * 4, [cache] * 4)
+        }
+    assert trained == ["digits"]
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_a_damaged_judge_is_trained_again(cache: Path, short_training, monkeypatch, ending: str):
+    trained = counted_training(monkeypatch)
+    before = classifier_for("digits", cache)
+    (kept,) = cache.glob(f"classifier-digits-*{ending}")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    after = classifier_for("digits", cache)
+    assert trained == ["digits", "digits"]
+    assert after.record.weights_sha256 == before.record.weights_sha256
+    assert not list(cache.glob(".*"))  # nothing half-written is left behind
+
+
+def test_another_recipe_is_another_judge(cache: Path, short_training, monkeypatch):
+    trained = counted_training(monkeypatch)
+    classifier_for("digits", cache)
+    monkeypatch.setitem(train_module.RECIPE, "epochs", 99)
+    classifier_for("digits", cache)
+    assert len(trained) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, short_training):
+    blocked = tmp_path / "a file"
+    blocked.write_text("in the way")
+    with pytest.raises(UserError, match="cannot keep the classifier of digits in"):
+        classifier_for("digits", blocked / "cache")
+
+
+def test_a_damaged_package_is_one_line(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(judge_module, "PACKAGED", {"digits": tmp_path / "gone.safetensors"})
+    with pytest.raises(UserError, match="missing or damaged"):
+        classifier_for("digits", tmp_path)
+
+
+def test_look_at_is_the_network_in_blocks():
+    classifier = load_classifier(PACKAGED["digits"])
+    assert classifier is not None
+    images = load_split("digits", "test").images[:300]  # more than a block
+    features, log_probabilities = look_at(classifier.network, images)
+    expected, logits = classifier.network(to_unit_range(images))
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(log_probabilities, logits.log_softmax(dim=1))
+
+
+def test_scaling_the_features_keeps_the_logits(short_training):
+    train = load_split("digits", "train")
+    torch.manual_seed(0)
+    network = judge_module.Classifier().requires_grad_(False)
+    _, before = look_at(network, train.images)
+    scale_features(network, train.images)
+    features, after = look_at(network, train.images)
+    assert features.square().mean().item() == pytest.approx(1, rel=1e-4)
+    torch.testing.assert_close(after, before)
+
+
+def test_moved_images_are_shifts():
+    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    image[0, 0, 14, 10] = 200
+    shifted = moved(image.expand(400, -1, -1, -1), stream("test"))
+    assert shifted.shape == (400, 1, 28, 28)
+    places = {(int(y) - 14, int(x) - 10) for y, x in shifted[:, 0].nonzero()[:, 1:]}
+    assert places == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
+
+
+def test_the_command_writes_a_judge_that_loads(tmp_path: Path, short_training, capsys):
+    out = tmp_path / "mine.safetensors"
+    assert train_module.main(["--dataset", "digits", "--out", str(out), "--seed", "3"]) == 0
+    kept = load_classifier(out)
+    assert kept is not None
+    assert kept.record.command == "python -m gan_core.evaluation.train_classifier --dataset digits --seed 3"
+    assert f"{kept.record.test_accuracy:.2%}" in capsys.readouterr().out
+
+
+def test_the_command_puts_no_new_judge_into_the_package(capsys):
+    assert train_module.main(["--dataset", "fashion-mnist"]) == 2
+    assert "name a file with --out" in capsys.readouterr().err

@@ -1,0 +1,202 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from gan_core.config import make_config
+from gan_core.data import load_images
+from gan_core.errors import NonFiniteLossError
+from gan_core.evaluation.baselines import Reference, evaluate
+from gan_core.evaluation.health import Diagnosis, diagnose, pixel_spread
+from gan_core.evaluation.scores import Evaluation
+from gan_core.events import EpochEnd, Samples, Trained
+from gan_core.training import train
+
+UNTRAINED_BASELINE = {"quality/fd": 50.0}
+GOOD = Evaluation(
+    {"quality/fd": 13.0, "quality/precision": 0.8, "quality/recall": 0.1, "quality/coverage": 0.09},
+    np.full(10, 0.1),
+)
+STEPS = 100
+
+
+@dataclasses.dataclass
+class Run:
+    """A healthy run of four epochs, as SGD at 0.03 has them, to be spoilt."""
+
+    D: float = 0.95
+    G: float = 1.6
+    epochs: int = 4
+    spread: float = 0.14
+
+    def __post_init__(self) -> None:
+        self.history = [
+            {
+                "loss/discriminator": self.D,
+                "loss/generator": self.G,
+                "loss_std/discriminator": 0.2,
+                "loss_std/generator": 0.8,
+                "score/real": 0.7,
+                "score/fake": 0.3,
+            }
+            for _ in range(self.epochs)
+        ]
+        self.last: tuple[NDArray[np.float32], NDArray[np.float32]] = (
+            np.full(STEPS, self.D, np.float32),
+            np.full(STEPS, self.G, np.float32),
+        )
+
+    def set_from(self, epoch: int, **metrics: float) -> None:
+        for metrics_of_epoch in self.history[epoch - 1 :]:
+            metrics_of_epoch.update({name.replace("__", "/"): value for name, value in metrics.items()})
+
+    def diagnosis(self, evaluation: Evaluation | None = GOOD) -> Diagnosis:
+        return diagnose(self.history, self.last, self.spread, evaluation, UNTRAINED_BASELINE)
+
+
+def evaluated(shares: NDArray[np.float64] | None = None, **scores: float) -> Evaluation:
+    renamed = {f"quality/{name}": value for name, value in scores.items()}
+    return Evaluation(GOOD.scores | renamed, GOOD.class_shares if shares is None else shares)
+
+
+def test_a_healthy_run_is_ok_with_and_without_an_evaluation():
+    assert Run().diagnosis().health == "ok"
+    assert Run().diagnosis(None).health == "ok"
+
+
+@pytest.mark.parametrize("name", ["discriminator", "generator"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_divergence(name: str, value: float):
+    run = Run()
+    run.set_from(3, **{f"loss__{name}": value})
+    found = run.diagnosis(None)
+    assert (found.health, found.epoch) == ("diverged", 3)
+    assert name in found.reason
+    assert str(value) in found.reason
+
+
+@pytest.mark.parametrize("name", ["discriminator", "generator"])
+def test_a_loss_at_its_clamp_is_a_collapse_since_it_began(name: str):
+    run = Run()
+    run.set_from(2, **{f"loss__{name}": 99.0})
+    run.last[name == "generator"][:] = 100
+    found = run.diagnosis()
+    assert (found.health, found.epoch) == ("collapsed", 2)
+    assert f"the loss of the {name} is pinned at 100 since epoch 2" in found.reason
+
+
+def test_a_collapse_at_the_end_of_the_last_epoch_shows_though_its_mean_does_not():
+    run = Run()
+    run.last[0][80:] = 100
+    found = run.diagnosis()
+    assert (found.health, found.epoch) == ("collapsed", 4)
+    assert "iteration 81 of 100" in found.reason
+
+
+def test_a_run_that_recovered_is_no_collapse():
+    run = Run()
+    run.set_from(1, loss__discriminator=99.0)
+    run.set_from(2, loss__discriminator=0.9)
+    assert run.diagnosis().health == "ok"
+
+
+def test_losses_that_no_step_changes_are_a_collapse():
+    run = Run()
+    run.set_from(3, loss_std__discriminator=0.0, loss_std__generator=0.0)
+    assert (run.diagnosis().health, run.diagnosis().epoch) == ("collapsed", 3)
+    run.set_from(3, loss_std__generator=0.01)
+    assert run.diagnosis().health == "ok"
+
+
+def test_one_picture_is_a_collapse():
+    assert Run(spread=0.0003).diagnosis().health == "collapsed"
+    assert Run(spread=0.037).diagnosis().health == "ok"
+
+
+def test_images_no_nearer_than_an_untrained_generators_are_no_learning():
+    assert Run().diagnosis(evaluated(fd=48, precision=0.1)).health == "not-learning"
+    assert Run().diagnosis(evaluated(fd=40, precision=0.1)).health == "ok"
+
+
+def test_missing_classes_are_a_mode_collapse():
+    shares = np.array([0, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0])
+    found = Run().diagnosis(evaluated(shares))
+    assert found.health == "mode-collapsed"
+    assert "classes 0, 9 missing" in found.reason
+
+
+def test_few_pictures_of_every_class_are_a_mode_collapse():
+    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.005)).health == "mode-collapsed"
+    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.04)).health == "ok"
+
+
+def test_a_certain_discriminator_dominates_and_is_told_beside_a_mode_collapse():
+    run = Run()
+    run.set_from(2, score__real=0.95, score__fake=0.05)
+    assert (run.diagnosis().health, run.diagnosis().epoch) == ("d-dominant", 2)
+    both = run.diagnosis(evaluated(np.eye(10)[8]))
+    assert both.health == "mode-collapsed"
+    assert "D is all but certain of every image since epoch 2" in both.reason
+
+
+def test_losses_of_one_iteration_an_epoch_are_not_frozen():
+    run = Run()
+    run.set_from(1, loss_std__discriminator=0.0, loss_std__generator=0.0)
+    assert run.diagnosis().health == "collapsed"
+    run.last = run.last[0][:1], run.last[1][:1]
+    assert run.diagnosis().health == "ok"
+
+
+def test_a_run_of_no_epoch_is_refused():
+    with pytest.raises(ValueError, match="no epoch"):
+        diagnose([], (np.zeros(0), np.zeros(0)), 0.1)
+
+
+def test_pixel_spread_is_the_standard_deviation_in_a_pixels_range():
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    images[1, :, :14] = 255
+    assert pixel_spread(images) == pytest.approx(2**-0.5 / 2)  # half of the pixels: 0 and 1, over N − 1
+    assert pixel_spread(images[:1].expand(9, -1, -1, -1)) == 0
+
+
+def really_run(reference: Reference | None = None, **settings) -> Diagnosis:
+    config = make_config(**settings)
+    history, evaluation = [], None
+    try:
+        for event in train(config, load_images(config.dataset).images):
+            if isinstance(event, EpochEnd):
+                history.append(event.metrics())
+                last = event.discriminator_losses, event.generator_losses
+            elif isinstance(event, Samples):
+                spread = pixel_spread(event.images)
+            elif isinstance(event, Trained) and reference:
+                evaluation = evaluate(event.generator, reference)
+    except NonFiniteLossError:
+        pass
+    return diagnose(history, last, spread, evaluation, reference.untrained_baseline if reference else None)
+
+
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.3), ("adam", 0.1)])
+def test_large_steps_collapse_on_the_digits(optimizer: str, learning_rate: float):
+    found = really_run(dataset="digits", optimizer=optimizer, learning_rate=learning_rate, epochs=6)
+    assert found.health == "collapsed", found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "learning_rate", "epochs", "health"),
+    [
+        ("sgd", 0.03, 3, "ok"),
+        ("sgd", 0.1, 3, "ok"),
+        ("sgd", 0.2, 1, "collapsed"),  # at two thirds of the epoch: its mean does not show it
+        ("sgd", 0.3, 2, "collapsed"),
+        ("adam", 0.03, 1, "collapsed"),
+        ("adam", 2e-4, 4, "mode-collapsed"),
+        ("sgd", 1e-3, 1, "not-learning"),
+    ],
+)
+def test_real_runs_on_mnist(mnist: Reference, optimizer: str, learning_rate: float, epochs: int, health: str):
+    found = really_run(mnist, optimizer=optimizer, learning_rate=learning_rate, epochs=epochs)
+    assert found.health == health, found

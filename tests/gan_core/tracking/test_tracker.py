@@ -1,0 +1,211 @@
+import json
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.data import ImageSet
+from gan_core.errors import TrackingError
+from gan_core.evaluation.scores import SCORES
+from gan_core.events import EpochEnd
+from gan_core.networks import load_generator
+from gan_core.run import Job, Outcome, run
+from gan_core.tracking.queries import MlflowClient, create_run
+from gan_core.tracking.store import prepare_store
+from gan_core.tracking.tracker import MlflowTracker
+
+CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=6, batch_size=32)
+METRICS = {
+    "loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
+    "score/real", "score/fake", "time/epoch_seconds", "time/images_per_second",
+}  # fmt: skip
+AT_THE_END = {*SCORES, "time/evaluation_seconds"}
+POINTS = 6 * len(METRICS) + len(AT_THE_END)  # of a whole run of CONFIG
+
+
+@pytest.fixture
+def small(digits):
+    return ImageSet("digits", digits.images[:100], "0123abcd", "a test")
+
+
+@pytest.fixture
+def run_tracked(digits_reference, watcher):
+    def really_run(config, data, tracker, on_epoch=lambda progress: None):
+        job = Job("adam_z5_s0", config, data, digits_reference, EvaluationSchedule())
+        return run(job, tracker, watcher(on_epoch))
+
+    return really_run
+
+
+@pytest.fixture
+def track(uri, run_tracked):
+    def log(config, data, on_epoch=lambda progress: None):
+        run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "adam_z5_s0", config)
+        tracker = MlflowTracker(uri, run_id, config, data, "adam_z5_s0")
+        return run_id, run_tracked(config, data, tracker, on_epoch)
+
+    return log
+
+
+def test_a_run_is_wholly_in_the_store(uri, rows, small, track):
+    seen = []
+    run_id, outcome = track(CONFIG, small, seen.append)
+    client = MlflowClient(uri)
+    logged = client.get_run(run_id)
+    assert outcome == Outcome("FINISHED", health=logged.data.tags["health"])
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "adam_z5_s0"
+    assert logged.data.params == {
+        "dataset": "digits", "optimizer": "adam", "learning_rate": "0.0002", "z_dim": "5", "hidden_dim": "8",
+        "batch_size": "32", "epochs": "6", "seed": "0", "device": "cpu",
+    }  # fmt: skip
+    assert logged.data.tags["config_hash"] == CONFIG.config_hash
+    assert logged.data.tags["mlflow.user"]
+
+    points = rows("SELECT key, step FROM metrics WHERE run_uuid = ?", run_id)
+    assert sorted(points) == sorted(
+        [(metric, epoch) for metric in METRICS for epoch in range(1, 7)]
+        + [(metric, 6) for metric in AT_THE_END]
+    )
+    history = client.get_metric_history(run_id, "loss/generator")
+    assert [point.value for point in sorted(history, key=lambda point: point.step)] == [
+        pytest.approx(progress.generator_loss) for progress in seen
+    ]
+
+    (data,) = logged.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "0123abcd")
+    assert json.loads(data.dataset.profile) == {"images": 100, "shape": [1, 28, 28]}
+
+
+def test_its_artifacts_are_whole(uri, rows, small, track, tmp_path):
+    run_id, _ = track(CONFIG, small)
+    folder = Path(MlflowClient(uri).download_artifacts(run_id, "", str(tmp_path)))
+    with np.load(folder / "losses.npz") as losses:
+        assert losses["generator"].shape == losses["discriminator"].shape == (6, 4)
+    sheets = [f"epoch_{epoch:04d}.png" for epoch in (0, 1, 2, 3, 4, 5, 6)]
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == sheets
+    steps = sorted(int(path.name.split("+")[2]) for path in (folder / "images").glob("samples+step+*.png"))
+    assert steps == [0, 1, 2, 3, 4, 5, 6]
+    assert load_generator(folder / "generator.safetensors")(torch.zeros(2, 5)).shape == (2, 1, 28, 28)
+    assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_broken_run_is_failed_with_its_reason_and_traceback(uri, rows, small, track, tmp_path):
+    run_id, outcome = track(RunConfig(dataset="digits", learning_rate=1e30, epochs=3), small)
+    assert outcome.status == "FAILED"
+    client = MlflowClient(uri)
+    logged = client.get_run(run_id)
+    assert logged.info.status == "FAILED"
+    assert logged.data.tags["failure_reason"].startswith("NonFiniteLossError: the loss of the ")
+    trace = Path(client.download_artifacts(run_id, "traceback.txt", str(tmp_path))).read_text()
+    assert trace.splitlines()[-1].startswith("gan_core.errors.NonFiniteLossError")
+    assert {file.path for file in client.list_artifacts(run_id)} >= {"losses.npz", "losses.png", "samples"}
+    assert rows("SELECT count(*) FROM metrics WHERE run_uuid = ?", run_id) == [(len(METRICS),)]
+
+
+def test_an_interrupted_run_is_killed_and_keeps_what_was_logged(uri, rows, small, track):
+    def interrupt(progress):
+        if progress.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        track(CONFIG, small, interrupt)
+    assert rows("SELECT status FROM runs") == [("KILLED",)]
+    assert rows("SELECT count(*) FROM metrics") == [(3 * len(METRICS),)]
+
+
+def test_a_locked_store_is_waited_for(uri, rows, small, run_tracked):
+    """Longer than SQLite's own patience of 20 s would be slow: the lock is taken again and again."""
+    experiment = prepare_store(uri, "grid")
+    run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(3, other.rollback).start()
+        started = time.monotonic()
+        outcome = run_tracked(CONFIG, small, MlflowTracker(uri, run_id, CONFIG, small, "a"))
+        assert time.monotonic() - started >= 2.5
+    assert outcome.status == "FINISHED"
+    assert rows("SELECT count(*) FROM metrics") == [(POINTS,)]
+
+
+def test_a_store_that_refuses_is_a_failed_run_that_says_so(uri, rows, small, run_tracked):
+    client = MlflowClient(uri)
+    run_id = create_run(client, prepare_store(uri, "grid"), "a", CONFIG)
+    client.delete_run(run_id)
+    outcome = run_tracked(CONFIG, small, MlflowTracker(uri, run_id, CONFIG, small, "a"))
+    assert outcome.status == "FAILED"
+    assert "logging to the store failed" in outcome.reason
+    with pytest.raises(TrackingError):
+        MlflowTracker(uri, run_id, CONFIG, small, "a").close("FINISHED")
+
+
+def test_the_same_batch_written_twice_is_in_the_store_once(uri, rows, small):
+    """What makes it safe to try again after an error that came when the write was done already."""
+    from mlflow.entities import Metric
+
+    run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", CONFIG)
+    for _ in range(2):
+        MlflowClient(uri).log_batch(
+            run_id, metrics=[Metric("loss", 0.5, 1000, 1), Metric("loss", 0.4, 1001, 2)]
+        )
+    assert rows("SELECT count(*) FROM metrics") == [(2,)]
+
+
+LOG = """
+import time
+import numpy as np
+from gan_core.config import RunConfig
+from gan_core.data import load_images
+from gan_core.events import EpochEnd
+from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.tracker import MlflowTracker
+from gan_core.tracking.queries import create_run
+config, data = RunConfig(dataset="digits"), load_images("digits")
+one = np.full(4, 0.5, np.float32)
+def log(number):
+    run_id = create_run(MlflowClient({uri!r}), {experiment!r}, str(number), config)
+    tracker = MlflowTracker({uri!r}, run_id, config, data, str(number))
+    for epoch in range(1, {epochs} + 1):
+        end = EpochEnd(epoch, number * one, epoch * one, one, one, 1797, 0.1)
+        tracker.log(end, time.time_ns() // 1_000_000)
+        time.sleep(0.05)
+    tracker.close("FINISHED")
+"""
+
+
+@pytest.mark.slow
+def test_32_processes_log_to_one_store_and_every_row_is_there(uri, rows, at_once):
+    experiment = prepare_store(uri, "grid")
+    at_once(32, LOG.format(uri=uri, experiment=experiment, epochs=100), "log(number)")
+    assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 32)]
+    points = rows(
+        "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE key LIKE 'loss/%'",
+    )
+    expected = {
+        (str(number), key, epoch, value)
+        for number in range(32)
+        for epoch in range(1, 101)
+        for key, value in (("loss/discriminator", number / 2), ("loss/generator", epoch / 2))
+    }
+    assert len(points) == len(expected)
+    assert set(points) == expected
+    assert rows("SELECT count(*) FROM metrics") == [(32 * 100 * len(METRICS),)]
+
+
+def test_metrics_of_many_quick_epochs_go_in_few_writes(uri, rows, small):
+    """An epoch of a small image set is shorter than a write; the training must not wait."""
+    run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", CONFIG)
+    tracker = MlflowTracker(uri, run_id, CONFIG, small, "a")
+    one = np.ones(1, np.float32)
+    started = time.monotonic()
+    for epoch in range(1, 1001):
+        tracker.log(EpochEnd(epoch, one, one, one, one, 1, 1.0), epoch)
+    assert time.monotonic() - started < 1
+    tracker.close("FINISHED")
+    assert rows("SELECT count(*), max(step) FROM metrics") == [(1000 * len(METRICS), 1000)]

@@ -1,0 +1,247 @@
+"""What is left to do of a sweep, as the store has it; however odd that is."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gan_core.config import EvaluationSchedule
+from gan_core.errors import UserError
+from gan_core.locks import lock_tag
+from gan_core.tracking.queries import LOCK_TAG, MlflowClient, settle_stale
+from gan_core.tracking.store import prepare_store
+from sweeps.comparison.reading import read_record
+from sweeps.grid import grid_runs, make_grid
+from sweeps.plan import Plan
+from sweeps.resume import Step, Stock, add_child, begin_sweep, describe_stock, look_up, settle, take_stock
+
+NAMES = ["sgd_z5_s0", "adam_z5_s0"]
+
+
+@pytest.fixture
+def client(uri):
+    return MlflowClient(uri)
+
+
+@pytest.fixture
+def experiment(uri):
+    return prepare_store(uri, "grid")
+
+
+@pytest.fixture
+def plan(uri, tmp_path):
+    def make(epochs=5, z_dims=(5,), **changes):
+        grid, notes = make_grid(["sgd", "adam"], z_dims, [0])
+        runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=epochs)
+        plan = Plan(
+            "small", "grid", grid, runs, notes, "digits", None, uri, 1, None, EvaluationSchedule(), named=True,
+            again=False, checkpoint_dir=tmp_path / "checkpoints", checkpoint_every=10, retries=2,
+        )  # fmt: skip
+        return dataclasses.replace(plan, **changes)
+
+    return make
+
+
+@pytest.fixture
+def begun(client, experiment, plan):
+    """A sweep with a child for each status given: begun, but for SCHEDULED ones."""
+    standard = plan()
+
+    def make(*statuses, epochs=5, plan=standard, found=None):
+        sweep = begin_sweep(client, experiment, plan, "tag", found)
+        run_ids = []
+        for run, status in zip(plan.runs, statuses, strict=False):
+            run_ids.append(add_child(client, sweep, run, "#000000"))
+            if status != "SCHEDULED":
+                client.log_param(run_ids[-1], "epochs", epochs)
+                client.update_run(run_ids[-1], status=status)
+        client.update_run(sweep.parent_id, status="KILLED")
+        return sweep, run_ids
+
+    return make
+
+
+def test_seed_by_seed_the_longest_first():
+    grid, _ = make_grid(["sgd", "adam"], [5, 7], [3, 1])
+    steps = [Step(run, "new") for run in grid_runs(grid, dataset="digits")]
+    steps[1] = dataclasses.replace(steps[1], action="finished")  # sgd_z7_s3
+    names = [step.run.name for step in Stock(None, steps).in_turn()]
+    assert names == [
+        "adam_z7_s3", "adam_z5_s3", "sgd_z5_s3", "adam_z7_s1", "adam_z5_s1", "sgd_z7_s1", "sgd_z5_s1",
+    ]  # fmt: skip
+
+
+def actions(client, experiment, plan):
+    return [step.action for step in take_stock(client, experiment, plan).steps]
+
+
+def test_where_there_is_nothing_all_is_new(client, experiment, plan):
+    stock = take_stock(client, experiment, plan())
+    assert stock.sweep is None
+    assert [step.action for step in stock.steps] == ["new", "new"]
+    assert stock.count() == "2 new"
+
+
+@pytest.mark.parametrize(
+    ("status", "action"),
+    [("FINISHED", "finished"), ("KILLED", "goes on"), ("FAILED", "tried again"), ("SCHEDULED", "new")],
+)
+def test_a_run_is_what_its_status_says(client, experiment, plan, begun, status, action):
+    sweep, run_ids = begun(status, "FINISHED")
+    stock = take_stock(client, experiment, plan(z_dims=(5, 6)))
+    assert stock.sweep == sweep
+    assert [step.action for step in stock.steps] == [action, "new", "finished", "new"]
+    assert [step.run_id for step in stock.steps] == [run_ids[0], "", run_ids[1], ""]
+    assert len(stock.to_do()) == 2 + (status != "FINISHED")
+
+
+def test_more_epochs_continue_the_longest_and_replace_all_shorter(client, experiment, plan, begun):
+    sweep, (first, _) = begun("FINISHED", "FINISHED", epochs=5)
+    _, (second, _) = begun("KILLED", "KILLED", epochs=8, found=sweep)
+    step = take_stock(client, experiment, plan(epochs=20)).steps[0]
+    assert (step.action, step.run_id, step.shorter) == ("more epochs", "", (first, second))
+
+
+@pytest.mark.parametrize("status", ["SCHEDULED", "KILLED", "FAILED", "FINISHED"])
+def test_what_a_longer_run_replaces_is_known_after_a_break_too(client, experiment, plan, begun, status):
+    """Killed right after the longer run was created, in the middle, or before the shorter one was removed."""
+    sweep, (shorter, _) = begun("FINISHED", "FINISHED", epochs=5)
+    longer_plan = plan(epochs=20)
+    _, (longer,) = begun(status, epochs=20, plan=longer_plan, found=sweep)
+    step = take_stock(client, experiment, longer_plan).steps[0]
+    assert (step.run_id, step.shorter) == (longer, (shorter,))
+    settle(client, sweep, "KILLED", {}, {longer: step.shorter})
+    there = {run.info.run_id for run in client.search_runs([experiment])}
+    assert (shorter in there) == (status != "FINISHED")
+
+
+def test_fewer_epochs_than_trained_are_finished(client, experiment, plan, begun):
+    begun("FINISHED", "KILLED", epochs=20)
+    assert actions(client, experiment, plan(epochs=5)) == ["finished", "new"]
+
+
+def test_names_and_settings_tell_sweeps_apart(client, experiment, plan, begun):
+    begun("FINISHED", "FINISHED")
+    assert actions(client, experiment, plan(name="other")) == ["new", "new"]
+    assert actions(client, experiment, plan(named=False)) == ["new", "new"]
+    assert actions(client, experiment, plan(again=True)) == ["new", "new"]
+    with pytest.raises(
+        UserError, match=r"there is a sweep 'small' with other settings .*choose another --name"
+    ):
+        runs = grid_runs(plan().grid, dataset="digits", hidden_dim=9)
+        take_stock(client, experiment, plan(runs=runs))
+    unnamed = plan(name="grid-20200101-000000", named=False)
+    begun("FINISHED", "FAILED", plan=unnamed)
+    assert actions(client, experiment, plan(name="grid-today", named=False)) == ["finished", "tried again"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "x" * 200,
+        "💥",
+        "it's",
+        '"',
+        "'; DROP TABLE runs; --",
+        "a\\",
+        "`",
+        "%",
+        "' OR '1'='1",
+        "a' AND 1",
+    ],
+)
+def test_a_sweep_is_found_by_its_name_whatever_that_is(client, experiment, plan, begun, name):
+    begun("FINISHED", "KILLED")
+    begun("FINISHED", "FINISHED", plan=plan(name=name))
+    assert actions(client, experiment, plan(name=name)) == ["finished", "finished"]
+    assert actions(client, experiment, plan()) == ["finished", "goes on"]
+
+
+def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
+    sweep, (first, second) = begun("SCHEDULED", "SCHEDULED")
+    for key, value in (("config_hash", "💥"), ("sweep.cell", "")):
+        client.set_tag(first, key, value)
+    client.log_param(second, "epochs", "abc")
+    client.update_run(second, status="FINISHED")
+    stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.parent_id})
+    client.log_param(stray.info.run_id, "epochs", "9" * 5000)
+    for _ in range(2):
+        client.set_tag(sweep.parent_id, LOCK_TAG, "../../../etc/passwd")
+        client.set_tag(sweep.parent_id, "sweep.unnamed", "\n")
+        assert actions(client, experiment, plan()) == ["new", "new"]
+    client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
+    assert actions(client, experiment, plan()) == ["new", "new"]
+
+
+TAGS = [
+    "config_hash", "sweep.cell", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK_TAG, "mlflow.parentRunId",
+    "health", "failure_reason", "quality.classifier", "quality.classifier_accuracy", "quality.n", "quality.real_baseline",
+    "now.epochs",
+]  # fmt: skip
+VALUES = st.sampled_from(
+    ["", "\n", "nan", "1e999", "-1", "9" * 5000, "[]", '{"a": {}}', "[" * 3000, "../../x", "/etc/passwd"]
+) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50)
+
+
+@pytest.fixture
+def finished(client, begun):
+    """The ids of a sweep's parent and of its two runs, scored and finished."""
+    sweep, children = begun("FINISHED", "FINISHED")
+    for child in children:
+        client.log_metric(child, "quality/fd", 1.0, step=5)
+        for key, value in (("seed", 0), ("z_dim", 5), ("learning_rate", 0.1), ("optimizer", "sgd")):
+            client.log_param(child, key, value)
+    return sweep.parent_id, *children
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(TAGS), VALUES), min_size=1, max_size=5))
+def test_no_tag_in_the_store_breaks_what_reads_it(client, experiment, plan, finished, tmp_path, changes):
+    """At worst the sweep is another one's, and that is said."""
+    for which, key, value in changes:
+        client.set_tag(finished[which], key, value)
+    try:
+        take_stock(client, experiment, plan(epochs=20))
+    except UserError as refusal:
+        assert "with other settings" in str(refusal)
+    settle_stale(client, experiment, tmp_path / "checkpoints")
+    record = read_record(client, client.get_run(finished[0]), "grid")
+    assert record.run_id == finished[0]
+
+
+def digest(folder):
+    """Everything in a folder but SQLite's own side files."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(folder).rglob("*")
+        if path.is_file() and not path.name.endswith(("-wal", "-shm"))
+    }
+
+
+def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begun, tmp_path, monkeypatch):
+    sweep, _ = begun("KILLED", "FAILED")
+    monkeypatch.chdir(tmp_path)
+    before = digest(tmp_path)
+    stock = look_up(plan(z_dims=(5, 6)))
+    assert describe_stock(stock, tmp_path / "checkpoints").splitlines() == [
+        "to do          1 goes on, 2 new, 1 tried again",
+        "  sgd_z5_s0  goes on",
+        "  sgd_z6_s0  new",
+        "  adam_z5_s0  tried again",
+        "  adam_z6_s0  new",
+    ]
+    assert digest(tmp_path) == before
+    assert look_up(plan(experiment="none")).count() == "2 new"
+    assert look_up(plan(tracking_uri=f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")).count() == "2 new"
+    assert digest(tmp_path) == before
+    client.update_run(sweep.parent_id, status="RUNNING")
+    said = describe_stock(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
+    assert "on another machine or with another --checkpoint-dir" in said
+    tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
+    client.set_tag(sweep.parent_id, LOCK_TAG, tag)
+    said = describe_stock(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
+    assert said == "now            it was cut off"

@@ -14,7 +14,7 @@ from gan_core.storage import project_root
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact, sqlite_file
 from sweeps.report import CONTACT_SHEET, LOSSES_FIGURE, RunRecord
-from sweeps.resume import Sweep
+from sweeps.runs import Sweep
 
 
 def show_results(

@@ -26,6 +26,7 @@ from gan_core.storage import Bucket, Place
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import brief, prepare_store, redact
 from sweeps.cluster import Needs
+from sweeps.compat import write_view
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
@@ -114,6 +115,7 @@ def _train_what_is_left(
     sweep = begin_sweep(
         client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.sweep
     )
+    write_view(client, sweep.experiment_id, sweep.parent_id, grouped=len(plan.grid.seeds) > 1)
     cut_off = "FAILED"  # what a run is that no worker has ended
     outcomes: dict[str, Outcome] = {}
     statuses: dict[str, str] = {}
@@ -240,6 +242,8 @@ def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
 
 
 def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> None:
+    last_sheet = min(run.config.epochs for run in plan.runs)
+    write_view(client, sweep.experiment_id, sweep.parent_id, len(plan.grid.seeds) > 1, last_sheet)
     records = read_sweep(client, sweep)
     write_figures(client, sweep.parent_id, records)
     show_results(console, plan.tracking_uri, client, sweep, records)

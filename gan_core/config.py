@@ -35,7 +35,7 @@ def _default_learning_rate(fields: dict[str, Any]) -> float:
 
 def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
     """A field of RunConfig. short: what stands before its value in a run's name. axis: whether it can vary."""
-    extra = {"short": short, "axis": axis}
+    extra: Any = {"short": short, "axis": axis}
     factory = {"default_factory": default} if callable(default) else {"default": default}
     return Field(**factory, description=description, json_schema_extra=extra, **bounds)
 

@@ -10,8 +10,10 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from gan_core.architectures import NETWORKS
 from gan_core.errors import UserError
 from gan_core.image_files import DATASETS
+from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 
 
@@ -45,6 +47,10 @@ class RunConfig:
         allow_inf_nan=False,
         description="step size, the same for D and G; more than 0",
     )
+    objective: Annotated[str, _one_of(OBJECTIVES)] = Field(
+        "non-saturating", description="what D and G minimise"
+    )
+    network: Annotated[str, _one_of(NETWORKS)] = Field("mlp", description="what G and D are made of")
     z_dim: int = Field(100, ge=1, le=1_000_000, description="length of the noise vector z; 1 or more")
     hidden_dim: int = Field(
         128, ge=1, le=1_000_000, description="width of the hidden layer of D and of G; 1 or more"

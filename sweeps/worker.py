@@ -6,7 +6,7 @@ import warnings
 from contextlib import closing, suppress
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
-from gan_core.live import LiveView, Progress
+from gan_core.events import Progress
 from gan_core.run import Job, Outcome, run
 from gan_core.storage import Bucket, Place, place
 from gan_core.tracking.tracker import MlflowTracker
 from sweeps.cluster import Needs, grant, lacks
+
+if TYPE_CHECKING:
+    from gan_core.live import LiveView  # and with it rich: the driver shows the runs, no worker does
 
 WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
 REPORT_INTERVAL = 0.5  # seconds: a report takes the driver some milliseconds, of each run
@@ -166,7 +169,7 @@ class _Reporter:
 class Listener(tune.Callback):
     """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
 
-    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
+    def __init__(self, view: "LiveView", outcomes: dict[str, Outcome]) -> None:
         """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
         self.view = view
         self.outcomes = outcomes

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gan_core.evaluation.assess import train_assessed
 
 from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
-from gan_core.evaluation.assess import train_assessed
 from gan_core.evaluation.baselines import evaluate
 from gan_core.evaluation.health import Diagnosis
 from gan_core.evaluation.scores import QUICK_SCORES, SCORES

@@ -8,13 +8,13 @@ import resource
 import numpy as np
 import pytest
 import torch
+from gan_core.evaluation.assess import train_assessed
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gan_core.checkpoint import Checkpoint, CheckpointFolder, DamagedError, Entry, Told, decode, encode
 from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.errors import UserError
-from gan_core.evaluation.assess import train_assessed
 from gan_core.events import EpochEnd, Evaluated, Reached, Samples
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=9, batch_size=64)

@@ -209,7 +209,7 @@ def test_either_step_resumes_from_the_others_state(field, name, kinds, images):
 
 
 def straight_line(config, images, make_optimizer, D_loss, G_loss, slope):
-    """The step as it is described, one thing after another; G's weights."""
+    """The step as it is described, one thing after another; G's weights, and the losses of D and of G."""
     G0, D0 = build_models(config)
     G = nn.Sequential(nn.Linear(5, 8), nn.LeakyReLU(slope), nn.Linear(8, 784), nn.Tanh())
     D = nn.Sequential(nn.Linear(784, 8), nn.LeakyReLU(slope), nn.Linear(8, 1), nn.Sigmoid())
@@ -217,6 +217,7 @@ def straight_line(config, images, make_optimizer, D_loss, G_loss, slope):
         for parameter, start in zip(mine.parameters(), given.parameters(), strict=True):
             parameter.data.copy_(start.data)
     G_optimizer, D_optimizer = make_optimizer(G.parameters()), make_optimizer(D.parameters())
+    losses = []
     for epoch in range(1, config.epochs + 1):
         for batch, (z_D, z_G) in zip(
             image_order(config, epoch, 40).split(16), noise(config, epoch), strict=False
@@ -224,12 +225,15 @@ def straight_line(config, images, make_optimizer, D_loss, G_loss, slope):
             n = len(batch)
             x = (images[batch].reshape(n, 784).float() / 255 - 0.5) / 0.5
             D_optimizer.zero_grad()
-            D_loss(D(x), D(G(z_D[:n]).detach())).backward()
+            loss_of_D = D_loss(D(x), D(G(z_D[:n]).detach()))
+            loss_of_D.backward()
             D_optimizer.step()
             G_optimizer.zero_grad()
-            G_loss(D(G(z_G[:n]))).backward()
+            loss_of_G = G_loss(D(G(z_G[:n])))
+            loss_of_G.backward()
             G_optimizer.step()
-    return weights(G)
+            losses.append([loss_of_D.item(), loss_of_G.item()])
+    return weights(G), np.array(losses).T
 
 
 def cross_entropy_of_D(p_real, p_fake):
@@ -281,12 +285,17 @@ USUAL = {
 @pytest.mark.parametrize(("field", "name"), [entry for entry in ENTRIES if entry[1] != "deep"])
 def test_what_is_registered_is_what_trains(field, name, images):
     config = tiny(field, name, learning_rate=REFERENCES[name][0].keywords["lr"])
-    found = weights(list(train(config, images))[-1].generator)
+    events = list(train(config, images))
+    found = weights(events[-1].generator)
     way = found - weights(build_models(config)[0])
-    expected = straight_line(config, images, *REFERENCES[name])
+    expected, losses = straight_line(config, images, *REFERENCES[name])
     assert (found - expected).norm() < 0.02 * way.norm()
+    for ours, theirs in zip(("discriminator_losses", "generator_losses"), losses, strict=True):
+        np.testing.assert_allclose(
+            np.concatenate([getattr(end, ours) for end in ends(events)]), theirs, rtol=1e-3
+        )
     if name in ADDED[field]:
-        usual = straight_line(config, images, *REFERENCES[USUAL[name]])
+        usual, _ = straight_line(config, images, *REFERENCES[USUAL[name]])
         assert (found - usual).norm() > 2 * (found - expected).norm()
 
 
@@ -322,7 +331,7 @@ def test_a_changed_loss_changes_the_training(monkeypatch, images):
     )  # fmt: skip
     monkeypatch.setitem(OBJECTIVES, "non-saturating", smooth)
     found = weights(list(train(tiny(), images))[-1].generator)
-    expected = straight_line(tiny(), images, partial(SGD, lr=0.03), *smooth, 0.2)
+    expected, _ = straight_line(tiny(), images, partial(SGD, lr=0.03), *smooth, 0.2)
     assert (found - expected).norm() < 0.1 * (found - before).norm()
 
 

@@ -182,5 +182,10 @@ def _load(args: Namespace, config: RunConfig) -> tuple[ImageSet, Reference]:
     return data, load_reference(config.dataset, quality_cache(args.data_dir), args.data_dir)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid-train calls it."""
     run_command("python -m gan_core", main)
+
+
+if __name__ == "__main__":
+    command()

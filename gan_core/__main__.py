@@ -36,7 +36,8 @@ from gan_core.config import (
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
-from gan_core.live import LiveView, Progress
+from gan_core.events import Progress
+from gan_core.live import LiveView
 from gan_core.run import Job, Tracker, run
 from gan_core.run_folder import CHECKPOINTS, RunFolder, check_output
 from gan_core.training import require_device

@@ -19,7 +19,7 @@ from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact
 from gan_core.training import fixed_noise
 from sweeps.comparison.records import FD
-from sweeps.resume import Sweep, children
+from sweeps.runs import Sweep, children
 
 CODE = Path(__file__).with_name("served_generator.py")
 SERVED_WITH = ("mlflow", "numpy", "safetensors")  # all that CODE imports

@@ -1,6 +1,5 @@
 """Compare the cells of a sweep: a page that says which setting is best and how sure one can be."""
 
-import argparse
 import os
 import sys
 import tempfile
@@ -88,9 +87,7 @@ def make_report(
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, allow_abbrev=False, formatter_class=argparse.HelpFormatter
-    )
+    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
     parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
     add_store(parser)
     parser.add_argument(

@@ -3,10 +3,11 @@
 import dataclasses
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +48,13 @@ class Task:
     stop_file: str  # where a file appears when the sweep is interrupted
 
 
+class ImageSetLabel(NamedTuple):
+    """An image set but for its images."""
+
+    digest: str
+    source: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Common:
     """What all runs of a sweep share beside the images.
@@ -54,23 +62,23 @@ class Common:
     What may hold a password is here and not in a Task: Tune writes that into a file.
     """
 
-    about: dict[str, str]  # the image set's name, digest and source
-    reference: Reference  # ready, of that set
+    images: Mapping[str, ImageSetLabel]  # by data set
+    references: Mapping[str, Reference]  # ready, by data set
     assessment: EvaluationSchedule
     tracking_uri: str = dataclasses.field(repr=False)
     needs: Needs | None = None  # on a cluster: what its nodes must have
 
 
-def run_trial(trial: dict[str, Any], pixels: NDArray[np.uint8], common: Common) -> None:
+def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> None:
     """Train the run of `trial["task"]` (a Task's fields) and report its progress and its end to Ray Tune.
 
-    `pixels`: the images, uint8, N×1×28×28, in Ray's object store, which every worker of a machine reads in
-    place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
+    `pixels`: by data set its images, uint8, N×1×28×28, in Ray's object store, which every worker of a
+    machine reads in place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
     """
     if common.needs:
         _require(common.needs)
     try:
-        outcome = _train(Task(**trial["task"]), _image_set(pixels, common.about), common)
+        outcome = _train(Task(**trial["task"]), pixels, common)
     except UserError as error:
         outcome = Outcome("FAILED", str(error))
     except Exception as error:  # outside of the run: no room for its scratch files, say
@@ -97,19 +105,27 @@ def _require(needs: Needs) -> None:
 _fit: set[str] = set()  # the tokens of the sweeps for which this process' node has all that it needs
 
 
-def _image_set(pixels: NDArray[np.uint8], about: dict[str, str]) -> ImageSet:
+def _image_set(name: str, pixels: NDArray[np.uint8], label: ImageSetLabel) -> ImageSet:
     with warnings.catch_warnings():
         # The shared memory cannot be written to, and is not: batches are copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return ImageSet(images=torch.from_numpy(pixels), **about)
+        return ImageSet(name, torch.from_numpy(pixels), label.digest, label.source)
 
 
-def _train(task: Task, data: ImageSet, common: Common) -> Outcome:
+def _train(task: Task, pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> Outcome:
     torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
     config = RunConfig(**task.config)
+    name = config.dataset
+    data = _image_set(name, pixels[name], common.images[name])
     checkpoints = CheckpointFolder(place(task.checkpoints), config)
     job = Job(
-        task.name, config, data, common.reference, common.assessment, checkpoints, task.checkpoint_every
+        task.name,
+        config,
+        data,
+        common.references[name],
+        common.assessment,
+        checkpoints,
+        task.checkpoint_every,
     )
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.

@@ -13,7 +13,7 @@ print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
 TOGETHER = """
 import json, sys, time
 from pathlib import Path
-from sweeps.cluster import ray_session, set_ray_environment
+from sweeps.ray_session import ray_session, set_ray_environment
 from sweeps.compat import let_tune_use_waiting_workers
 set_ray_environment(None)
 folder = Path(sys.argv[1])

@@ -33,9 +33,15 @@ def _default_learning_rate(fields: dict[str, Any]) -> float:
     return choice.learning_rate if choice else 1.0
 
 
-def _setting(short: str, axis: bool = True) -> dict[str, Any]:
-    """short: what stands before a value in a run's name. axis: whether a sweep can vary the field."""
-    return {"short": short, "axis": axis}
+def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
+    """A field of RunConfig. short: what stands before its value in a run's name. axis: whether it can vary."""
+    extra: Any = {"short": short, "axis": axis}
+    factory = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**factory, description=description, json_schema_extra=extra, **bounds)
+
+
+def _count(default: int, short: str, description: str) -> Any:
+    return _setting(default, short, description, ge=1, le=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -45,58 +51,19 @@ class RunConfig:
     Types are strict: 20.0 or "20" is no z_dim. An int is accepted where a float is meant.
     """
 
-    dataset: Annotated[str, _one_of(DATASETS)] = Field(
-        "mnist", description="image set", json_schema_extra=_setting("")
-    )
-    optimizer: Annotated[str, _one_of(OPTIMIZERS)] = Field(
-        "sgd", description="optimizer of D and of G", json_schema_extra=_setting("")
-    )
-    learning_rate: float = Field(
-        default_factory=_default_learning_rate,
-        gt=0,
-        allow_inf_nan=False,
-        description="step size, the same for D and G; more than 0",
-        json_schema_extra=_setting("lr"),
-    )
-    z_dim: int = Field(
-        100,
-        ge=1,
-        le=1_000_000,
-        description="length of the noise vector z; 1 or more",
-        json_schema_extra=_setting("z"),
-    )
-    hidden_dim: int = Field(
-        128,
-        ge=1,
-        le=1_000_000,
-        description="width of the hidden layer of D and of G; 1 or more",
-        json_schema_extra=_setting("h"),
-    )
-    batch_size: int = Field(
-        64,
-        ge=1,
-        le=1_000_000,
-        description="real images per step; 1 up to the size of the image set",
-        json_schema_extra=_setting("b"),
-    )
-    epochs: int = Field(
-        100,
-        ge=1,
-        le=1_000_000,
-        description="passes over the image set; 1 or more",
-        json_schema_extra=_setting("e"),
-    )
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu",
-        description="where the run trains: cpu or cuda",
-        json_schema_extra=_setting("", axis=False),
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="source of every random stream of the run; 0 or more",
-        json_schema_extra=_setting("s", axis=False),
+    dataset: Annotated[str, _one_of(DATASETS)] = _setting("mnist", "", "image set")
+    optimizer: Annotated[str, _one_of(OPTIMIZERS)] = _setting("sgd", "", "optimizer of D and of G")
+    learning_rate: float = _setting(
+        _default_learning_rate, "lr", "step size, the same for D and G; more than 0 (default: the optimizer's own)",
+        gt=0, allow_inf_nan=False,
+    )  # fmt: skip
+    z_dim: int = _count(100, "z", "length of the noise vector z; 1 or more")
+    hidden_dim: int = _count(128, "h", "width of the hidden layer of D and of G; 1 or more")
+    batch_size: int = _count(64, "b", "real images per step; 1 up to the size of the image set")
+    epochs: int = _count(100, "e", "passes over the image set; 1 or more")
+    device: Literal["cpu", "cuda"] = _setting("cpu", "", "where the run trains: cpu or cuda", axis=False)
+    seed: int = _setting(
+        0, "s", "source of every random stream of the run; 0 or more", axis=False, ge=0, lt=2**63
     )
 
     @model_validator(mode="after")
@@ -145,9 +112,9 @@ FIELDS = fields_of(RunConfig)
 
 
 def extra(name: str) -> dict[str, Any]:
-    """What `_setting` says of a field of RunConfig; of a field that says nothing, its name and a dash."""
-    told = FIELDS[name].json_schema_extra
-    return {**_setting(f"{name}-"), **(told if isinstance(told, dict) else {})}
+    """`short` and `axis` of a field of RunConfig; one that does not say has its name and a dash, and varies."""
+    given = FIELDS[name].json_schema_extra
+    return {"short": f"{name}-", "axis": True, **(given if isinstance(given, dict) else {})}
 
 
 def make_config(**settings: Any) -> RunConfig:

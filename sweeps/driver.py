@@ -1,28 +1,20 @@
 """A sweep from its first run to its comparison, on a Ray that is there."""
 
-import dataclasses
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import NamedTuple
 
-import ray
 from mlflow.exceptions import MlflowException
-from ray import tune
-from ray.tune.search import Searcher
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
 from gan_core.cli import OK, RUN_FAILED
-from gan_core.config import EvaluationSchedule
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView
-from gan_core.locks import lock_tag, was_released
+from gan_core.locks import lock_tag
 from gan_core.run import Outcome
-from gan_core.storage import Bucket, Place
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import brief, prepare_store, redact
 from sweeps.cluster import Needs
@@ -34,10 +26,7 @@ from sweeps.report import make_report, read_sweep, write_figures
 from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
 from sweeps.runs import Sweep, add_child, add_commit, begin_sweep, colours, settle
 from sweeps.summary import show_results
-from sweeps.worker import Common, ImageSetLabel, Listener, Task, run_trial
-
-STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
-DISTANCE = 5.0  # seconds more where they have to hear of it through an object store
+from sweeps.trials import Ready, stopping, train_all
 
 
 class Prepared(NamedTuple):
@@ -123,9 +112,10 @@ def _train_what_is_left(
         run_ids |= _begin_runs(plan, client, sweep, state)
         with (
             LiveView({step.run.name: step.run.config.epochs for step in to_do}, console) as view,
-            _stopping(plan, [run_ids[step.run.name] for step in to_do]),
+            stopping(plan, [run_ids[step.run.name] for step in to_do]),
         ):
-            _train_all(plan, run_ids, prepared, Listener(view, outcomes), needs)
+            ready = Ready(state.longest_first(), run_ids, prepared.images, prepared.references, needs)
+            train_all(plan, ready, view, outcomes)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -160,76 +150,6 @@ def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, state: SweepStat
             CheckpointFolder(plan.checkpoint_dir / run_id, step.run.config).take_over(longest)
         run_ids[step.run.name] = run_id
     return run_ids
-
-
-@contextmanager
-def _stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
-    """Left by Ctrl-C, the runs are asked to keep a checkpoint and stop, and given some seconds for it."""
-    stop_file = _stop_file(plan)
-    stop_file.unlink(missing_ok=True)
-    try:
-        yield
-    except KeyboardInterrupt:
-        stop_file.touch()
-        distant = isinstance(stop_file, Bucket)
-        until = time.monotonic() + STOP_PATIENCE + DISTANCE * distant
-        locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
-        while time.monotonic() < until and not all(map(was_released, locks)):
-            time.sleep(0.1)
-        raise
-    finally:
-        stop_file.unlink(missing_ok=True)
-
-
-def _stop_file(plan: Plan) -> Place:
-    return plan.checkpoint_dir / plan.lock.replace(".lock", ".stop")
-
-
-def _train_all(
-    plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener: Listener, needs: Needs | None
-) -> None:
-    """Train the runs on Ray's workers."""
-    tasks = [
-        Task(
-            name=step.run.name,
-            config=dataclasses.asdict(step.run.config),
-            run_id=run_ids[step.run.name],
-            checkpoints=str(plan.checkpoint_dir / run_ids[step.run.name]),
-            checkpoint_every=plan.options.checkpoint_every,
-            stop_file=str(_stop_file(plan)),
-        )
-        for step in prepared.state.longest_first()
-    ]
-    common = Common(
-        {name: ImageSetLabel(data.digest, data.source) for name, data in prepared.images.items()},
-        prepared.references,
-        EvaluationSchedule(plan.options.evaluate_every, plan.options.stop_dead),
-        plan.tracking_uri,
-        needs,
-    )
-    # Ray keeps the arrays in shared memory, where every worker of a machine reads them in place.
-    pixels = {name: data.images.numpy() for name, data in prepared.images.items()}
-    trainable = tune.with_parameters(run_trial, pixels=pixels, common=common)
-    if plan.device == "cuda":
-        # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
-        share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))
-        trainable = tune.with_resources(trainable, {"cpu": 1, "gpu": min(share, 1)})
-    with tempfile.TemporaryDirectory(prefix="gan-tune-") as scratch:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=InOrder({"task": dataclasses.asdict(task)} for task in tasks),
-                num_samples=len(tasks),
-                reuse_actors=True,
-                max_concurrent_trials=plan.workers,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=scratch,
-                verbose=0,
-                callbacks=[listener],
-                failure_config=tune.FailureConfig(max_failures=plan.retries),
-            ),
-        ).fit()
 
 
 def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
@@ -267,35 +187,3 @@ def _register(console: Console, plan: Plan, name: str, client: MlflowClient, swe
     console.print(f"Model:    {registered}")
     console.print(f"          {serve_command(plan.tracking_uri, registered)} serves it")
     return True
-
-
-class InOrder(Searcher):
-    """Suggests the configs in their order: as many trials are to be asked for.
-
-    Tune's own grid search copies the whole grid for each trial that it makes of it: the time for n runs grows
-    with n².
-    """
-
-    def __init__(self, configs: Iterable[dict[str, Any]]) -> None:
-        """`configs`: one for each trial, asked for one by one."""
-        super().__init__()
-        self._configs = iter(configs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves it so as to restore an experiment, which is not how a sweep goes on."""
-        return {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The config of the next trial; None if there is no more."""
-        return next(self._configs, None)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing is learnt from it."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""

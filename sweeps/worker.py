@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.util import get_node_ip_address
 
 from gan_core.checkpoint import LOCK_PATIENCE, CheckpointFolder
@@ -21,13 +20,12 @@ from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
-from gan_core.live import LiveView, Progress
+from gan_core.live import Progress
 from gan_core.run import Job, Outcome, run
 from gan_core.storage import Bucket, Place, place
 from gan_core.tracking.tracker import MlflowTracker
 from sweeps.cluster import Needs, grant, lacks
 
-WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
 REPORT_INTERVAL = 0.5  # seconds: a report takes the driver some milliseconds, of each run
 ASK_INTERVAL = 2.0  # seconds between two looks for the stop file in an object store
 # Seconds for the process that trained the run before to be gone. It may have died with its machine, whose
@@ -177,46 +175,3 @@ class _Reporter:
     def _report(self) -> None:
         while (report := self._reports.get()) is not None:
             tune.report(report)
-
-
-class Listener(tune.Callback):
-    """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
-
-    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
-        """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
-        self.view = view
-        self.outcomes = outcomes
-        self._unfit: dict[str, str] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its callbacks so as to restore an experiment, which is not how we resume."""
-        return {}
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
-    ) -> None:
-        """A worker has reported an epoch, or the end of its run."""
-        if "progress" in result:
-            self.view.update(Progress(**result["progress"]))
-        elif "said" in result:
-            self.view.say(trial.config["task"]["name"], result["said"])
-        elif "unfit" in result:
-            self._unfit[trial.config["task"]["name"]] = result["unfit"]
-        elif "status" in result:
-            self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died, and Tune gives the run to another one."""
-        name = trial.config["task"]["name"]
-        self.view.say(name, f"{self._unfit.pop(name, WORKER_DIED)}; trying again")
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died, once too often: what breaks in a run is told as its outcome, not as an error."""
-        times = f", {trial.num_failures} times" if trial.num_failures > 1 else ""
-        unfit = self._unfit.get(trial.config["task"]["name"])
-        self._end(trial, Outcome("FAILED", unfit or WORKER_DIED + times))
-
-    def _end(self, trial: Trial, outcome: Outcome) -> None:
-        name = trial.config["task"]["name"]
-        self.outcomes[name] = outcome
-        self.view.end(name, *outcome)

@@ -5,7 +5,7 @@ import pytest
 # In processes of their own: Ray reads its settings when it is imported, and this process has not set them.
 GIVEN = """
 import json
-from sweeps.driver import InOrder
+from sweeps.trials import InOrder
 queue = InOrder({"number": number} for number in range(3))
 print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
 """
@@ -20,7 +20,7 @@ folder = Path(sys.argv[1])
 with ray_session(None, 3):
     let_tune_use_waiting_workers()
     from ray import tune
-    from sweeps.driver import InOrder
+    from sweeps.trials import InOrder
 
     def trial(config):
         # Asked for one by one, the first worker would wait in vain.

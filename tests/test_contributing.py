@@ -70,7 +70,7 @@ def test_the_new_field_is_an_axis(tmp_path):
     (command,) = re.findall(r"^python (sweeps/run_grid.py .*slope.*)$", CONTRIBUTING, re.MULTILINE)
     for words in (["-c", use], [*command.split(), "--tracking-uri", f"sqlite:///{tmp_path}/new.db"]):
         done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            [sys.executable, *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")

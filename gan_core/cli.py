@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
+from gan_core.compat import end_process
 from gan_core.config import FIELDS, EvaluationSchedule
 from gan_core.errors import UserError
 
@@ -128,8 +129,7 @@ def run_command(program: str, command: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         code = INTERRUPTED
-    gc.freeze()  # or Python would look through all of PyTorch and Ray for garbage: seconds, for nothing
-    sys.exit(code)
+    end_process(code)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

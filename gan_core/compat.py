@@ -57,7 +57,7 @@ def slide_stem(key: str, step: int, at: int, unique: str) -> str:
 
 
 def slide_step(path: str) -> int:
-    """The step of a file of the image slider; −1 if it is none. MLflow wrote % for + before 2.17."""
+    """The step of a file of the image slider; −1 if it is none. Older versions of MLflow wrote % for +."""
     found = re.search(r"[+%]step[+%](\d+)[+%]", path)
     return int(found[1]) if found else -1
 

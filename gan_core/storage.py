@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,7 +134,11 @@ class ObjectPath(ProxyUPath):
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
-        _as_os_error(lambda: super(ObjectPath, self).unlink(missing_ok))
+        if not missing_ok and not self.exists():
+            raise FileNotFoundError(str(self))
+        # Not super().unlink, which takes a * or [ of the path for a pattern and removes all that match.
+        with suppress(FileNotFoundError):
+            _as_os_error(lambda: self.fs.rm_file(self.path))
 
 
 StoragePath = Path | ObjectPath

@@ -250,7 +250,7 @@ def test_each_diagnosis_names_its_evidence():
     )
     assert certain(0.95, 0.05).diagnosis() == Diagnosis(
         "d-dominant",
-        "D is all but certain of every image since epoch 3: D gives real images 0.95 and generated ones 0.05, "
+        "D is nearly certain of every image since epoch 3: D gives real images 0.95 and generated ones 0.05, "
         "losses 0.95 and 1.6 in epoch 4",
         3,
     )

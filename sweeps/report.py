@@ -1,6 +1,5 @@
 """Compare the settings of a sweep: write a page that says which is best and how sure one can be."""
 
-import argparse
 import os
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from gan_core.errors import UserError
 
 if TYPE_CHECKING:
     from gan_core.tracking.queries import MlflowClient
+    from sweeps.comparison import Comparison
 
 PROGRAM = "report.py"
 
@@ -26,9 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     uri = resolve_uri(args.tracking_uri)
     _require_store(uri)
-    from sweeps.comparison import compare, find_sweep, read_sweep, report_files
-    from sweeps.comparison.page import PAGE
-    from sweeps.comparison.render import render
+    from sweeps.comparison import PAGE, compare, find_sweep, read_sweep, render, report_files
 
     client = MlflowClient(uri)
     parent, namesakes = find_sweep(client, args.experiment, args.sweep)
@@ -55,29 +53,35 @@ def report_folder(uri: str, sweep: str) -> Path:
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a report's files, by their paths within the folder. Raises UserError."""
-    from gan_core.storage import write_atomically
+    from gan_core.storage import write_whole
 
     for name, content in files.items():
         try:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / name, content)
+            write_whole(folder / name, content)
         except OSError as error:
             raise UserError(f"cannot write {folder / name}: {error.strerror}") from error
 
 
-def upload_files(client: "MlflowClient", parent_id: str, files: Mapping[str, bytes]) -> None:
-    """Log a report's files as artifacts of its sweep. Raises MlflowException or OSError."""
-    from gan_core.metric_names import REPORT
+def publish_report(client: "MlflowClient", uri: str, comparison: "Comparison") -> Path:
+    """Write a sweep's report to its folder, and log it to the sweep's parent run; the page.
 
+    Raises UserError, MlflowException or OSError.
+    """
+    from gan_core.metric_names import REPORT
+    from sweeps.comparison import PAGE, report_files
+
+    files = report_files(client, comparison)
+    folder = report_folder(uri, comparison.record.name)
+    write_files(folder, files)
     with tempfile.TemporaryDirectory(prefix="gan-report-") as scratch:
-        write_files(Path(scratch), files)
-        client.log_artifacts(parent_id, scratch, REPORT)
+        write_files(Path(scratch), files)  # these files alone: the folder may hold others
+        client.log_artifacts(comparison.record.run_id, scratch, REPORT)
+    return folder / PAGE
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, allow_abbrev=False, formatter_class=argparse.HelpFormatter
-    )
+    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
     parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
     add_store(parser)
     parser.add_argument(
@@ -107,5 +111,10 @@ def _require_folder(folder: Path) -> None:
         raise UserError(f"cannot write to the folder {folder}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid-report calls it."""
     run_command(PROGRAM, main)
+
+
+if __name__ == "__main__":
+    command()

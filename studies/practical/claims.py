@@ -110,7 +110,7 @@ def decide_correlation(key: str, found: Correlation, **about: Any) -> Part:
     outcome: Outcome = "not decided"
     if found.low >= STRONG or found.high <= -STRONG:
         outcome = "holds"
-    elif -STRONG < found.low and found.high < STRONG:
+    elif found.low > -STRONG and found.high < STRONG:
         outcome = "does not hold"
     return Part(key, outcome, found, "rho", about)
 
@@ -252,7 +252,9 @@ class Claims:
             "flat loss",
             [
                 decide("ends at", [late for late, _ in courses], (3, 4), lacks=lacks, z=CLEAR_Z),
-                decide("improves not", changes, (math.log(0.9), math.inf), unit="times", lacks=lacks, z=CLEAR_Z),
+                decide(
+                    "improves not", changes, (math.log(0.9), math.inf), unit="times", lacks=lacks, z=CLEAR_Z
+                ),
             ],
             {"z": CLEAR_Z},
         )
@@ -273,17 +275,28 @@ class Claims:
             for z in runs
             if z not in inside
         ]
-        return Claim("sensible", [_every("least inside", compared, lacks, inside=inside)], {"range": SENSIBLE_Z})
+        return Claim(
+            "sensible", [_every("least inside", compared, lacks, inside=inside)], {"range": SENSIBLE_Z}
+        )
 
     def _loss_tells(self) -> Claim:
         """Losses against fd, over all finished runs and over the epochs of each."""
         parts = []
         for network in ("G", "D"):
             if not self._scored:
-                parts += [Part(key, lacks="no fd", about={"network": network}) for key in ("over runs", "over epochs")]
+                parts += [
+                    Part(key, lacks="no fd", about={"network": network})
+                    for key in ("over runs", "over epochs")
+                ]
                 continue
             pairs = [(run.last(LOSS[network]), fd) for run in self._finished if (fd := run.score(names.FD))]
-            parts.append(decide_correlation("over runs", spearman([loss for loss, _ in pairs], [fd for _, fd in pairs]), network=network))
+            parts.append(
+                decide_correlation(
+                    "over runs",
+                    spearman([loss for loss, _ in pairs], [fd for _, fd in pairs]),
+                    network=network,
+                )
+            )
             parts.append(self._over_epochs(network))
         return Claim("loss tells", parts, {"strong": STRONG, "epochs": EPOCHS_TO_CORRELATE})
 

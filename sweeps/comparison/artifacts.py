@@ -25,7 +25,13 @@ from sweeps.comparison.records import RunRecord
 MOST_COLUMNS = 4
 THREADS = 8  # a server answers several at once
 LONGEST_NAME = 80  # of a file
-ABSENT = (MlflowException, OSError, ValueError, KeyError, BadZipFile)  # a file that is not there, or is broken
+ABSENT = (
+    MlflowException,
+    OSError,
+    ValueError,
+    KeyError,
+    BadZipFile,
+)  # a file that is not there, or is broken
 Sheets = Mapping[tuple[str, int], bytes]  # (run id, epoch) → PNG
 
 

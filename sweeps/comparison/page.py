@@ -61,7 +61,6 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
         "fd_settings": min(LINES, len(_measured(comparison))),
         "sheet_epochs": epochs,
         "sheet_rows": rows,
-        "sheet_fields": sorted(streams.get("samples", ())),
         "sections": list(sections.values()),
         "commits": Counter(tuple(run.commits) for run in record.runs).most_common(),
         "grid_command": _grid_command(comparison, sweep_file is not None),
@@ -176,7 +175,7 @@ def _telling_settings(comparison: Comparison) -> list[Setting]:
 
 def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, Picture]:
     """The curves, by the stem of their files."""
-    pictures = {}
+    pictures: dict[str, Picture] = {}
     if losses:
         lines = lines_of(losses, comparison)
         pictures |= {f"losses_{network}": loss_chart(lines, network) for network in ("G", "D")}

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
+from gan_core import compat
 from gan_core import metric_names as names
 from gan_core.errors import UserError
 from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, newest
+from sweeps.runs import commits
 
 # Read point by point. Of every other metric only the last value is read, which comes with the run.
 HISTORIES = (
@@ -193,7 +194,7 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
             if not _began(run)
         ],
         classifiers=_classifiers(children),
-        commit=tags.get(MLFLOW_GIT_COMMIT, ""),
+        commit=tags.get(compat.GIT_COMMIT_TAG, ""),
         namesakes=namesakes,
     )  # fmt: skip
 
@@ -219,7 +220,7 @@ def _record(run: Run, points: Mapping[tuple[str, str], Mapping[int, float]]) -> 
         health_reason=tags.get(names.HEALTH_REASON, ""),
         failure=tags.get(names.FAILURE_REASON, ""),
         artifact_uri=info.artifact_uri,
-        commits=(tags.get(names.COMMITS) or tags.get(MLFLOW_GIT_COMMIT, "")).split(),
+        commits=commits(tags),
     )
 
 
@@ -246,13 +247,12 @@ def ask_database(
     client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]
 ) -> Iterator[tuple[str, Metric]]:
     """The run id and each point, from a store that is a database."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    # The client has such a store and does not hand it out. The artifacts' folder is used only for writing.
-    store = SqlAlchemyStore(client.tracking_uri, "mlruns")
+    store = compat.open_database(client.tracking_uri)
     for start in range(0, len(run_ids), ENTITY_LIMIT):
         for metric in metrics:
-            for point in store.get_metric_history_bulk(run_ids[start : start + ENTITY_LIMIT], metric, MOST_POINTS):
+            for point in store.get_metric_history_bulk(
+                run_ids[start : start + ENTITY_LIMIT], metric, MOST_POINTS
+            ):
                 yield point.run_id, point
 
 

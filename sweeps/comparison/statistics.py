@@ -68,7 +68,7 @@ def difference(scores: Matrix) -> Matrix:
 def test(scores: ArrayLike, per_seed: PerSeed = column_mean) -> Test:
     """Student's one-sample t interval and test of `per_seed(scores)`; paired if that is a difference."""
     rows = np.asarray(scores, dtype=np.float64)
-    values = per_seed(rows.reshape(len(rows), -1))
+    values = per_seed(rows[:, np.newaxis] if rows.ndim == 1 else rows)
     values = values[np.isfinite(values)]
     n = len(values)
     if n < 2:
@@ -120,7 +120,7 @@ def seeds_needed(effect: float, level: float = LEVEL, power: float = POWER) -> i
         # One side at half the level: the other side is a lead in the wrong direction.
         found = TTestPower().power(effect, n, level / 2, alternative="larger")
         if math.isnan(found):  # SciPy gives up where the effect is far beyond the critical value
-            return effect * math.sqrt(n) > stats.t.ppf(1 - level / 2, n - 1)
+            return bool(effect * math.sqrt(n) > stats.t.ppf(1 - level / 2, n - 1))
         return bool(found >= power)
 
     low, high = 1, MOST_SEEDS  # the power grows with n: not enough at low, enough at high

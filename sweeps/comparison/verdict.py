@@ -8,7 +8,7 @@ from typing import Literal
 from gan_core import metric_names as names
 from gan_core import rng
 from sweeps.comparison.compare import Comparison, Contrast
-from sweeps.comparison.records import SweepRecord
+from sweeps.comparison.records import FINISHED, SweepRecord
 
 SEEDS_TO_BEGIN_WITH = 5
 MOST_NEEDED = 4  # tied settings of which it is said how many seeds they would need
@@ -65,19 +65,19 @@ def give_verdict(comparison: Comparison) -> Verdict:
 
 
 def _kind(comparison: Comparison) -> Kind:
-    if not any(setting.finished for setting in comparison.settings):
-        return "nothing finished"
-    if len(comparison.record.classifiers) > 1:
-        return "several classifiers"
-    if comparison.best is None:
-        return "not scored"
-    if not any(setting.usable for setting in comparison.settings):
-        return "nothing usable"
-    if not comparison.contrasts:
-        return "one setting"
-    if len(comparison.untested) == len(comparison.contrasts):
-        return "one seed" if len(comparison.record.seeds) == 1 else "no seeds in common"
-    return "tie" if comparison.tied else "apart"
+    """The first that applies."""
+    settings, one_seed = comparison.settings, len(comparison.record.seeds) == 1
+    all_untested = len(comparison.untested) == len(comparison.contrasts)
+    kinds: list[tuple[bool, Kind]] = [
+        (not any(setting.finished for setting in settings), "nothing finished"),
+        (len(comparison.record.classifiers) > 1, "several classifiers"),
+        (comparison.best is None, "not scored"),
+        (not any(setting.usable for setting in settings), "nothing usable"),
+        (not comparison.contrasts, "one setting"),
+        (all_untested, "one seed" if one_seed else "no seeds in common"),
+        (bool(comparison.tied), "tie"),
+    ]
+    return next((kind for applies, kind in kinds if applies), "apart")
 
 
 def _needed(contrast: Contrast) -> int | None:
@@ -94,9 +94,10 @@ def _cautions(comparison: Comparison) -> Cautions:
             if health not in ("ok", ""):
                 broken.setdefault(health, []).append((setting.name, runs, len(setting.finished)))
     left_out: dict[State, list[str]] = {}
-    for run in (*record.runs, *record.absent):
-        if run.status != "FINISHED":
-            left_out.setdefault(STATES.get(run.status, "not begun"), []).append(run.name)
+    everything = [(run.name, run.status) for run in record.runs]
+    for name, status in everything + [(run.name, run.status) for run in record.absent]:
+        if status != FINISHED:
+            left_out.setdefault(STATES.get(status, "not begun"), []).append(name)
     lengths = sorted({run.epochs for setting in settings for run in setting.finished})
     return Cautions(
         best_is_unsound=bool(best and best.unsound),
@@ -200,11 +201,11 @@ def _explained(field: str, axes: Sequence[str], comparison: Comparison) -> Confo
 def _uneven(axes: Sequence[str], comparison: Comparison) -> list[Confounded]:
     """Each axis whose values are not the same for all values of an axis before it."""
     uneven = []
-    for place, field in enumerate(axes):
+    for place, later in enumerate(axes):
         for axis in axes[:place]:
-            found = _by_value(field, axis, comparison)
+            found = _by_value(later, axis, comparison)
             if len({tuple(values) for _, values in found}) > 1:
-                uneven.append(Confounded(field, axis, found))
+                uneven.append(Confounded(later, axis, found))
     return uneven
 
 

@@ -54,7 +54,9 @@ def make_run(seed=0, fd=5.0, epochs=20, axes=None, name=None, **settings):
     metrics = {metric: values[epochs] for metric, values in history.items()}
     metrics |= {names.IMAGES_PER_SECOND: 30_000, names.SCORE_REAL: 0.6, names.SCORE_FAKE: 0.4}
     if fd is not None:
-        history[names.FD] = {epoch: fd * math.exp(2 * (1 - epoch / epochs)) for epoch in range(2, epochs + 1, 2)}
+        history[names.FD] = {
+            epoch: fd * math.exp(2 * (1 - epoch / epochs)) for epoch in range(2, epochs + 1, 2)
+        }
         metrics |= {names.FD: fd, **OTHERS}
     fields = {field: str(value) for field, value in config.items() if field != "seed"}
     run_id = f"{setting}{seed}".encode().hex()[-32:]
@@ -66,7 +68,9 @@ def make_run(seed=0, fd=5.0, epochs=20, axes=None, name=None, **settings):
 
 def with_metrics(run, **metrics):
     """The run with other last values of quality scores."""
-    return replace(run, metrics={**run.metrics, **{f"quality/{name}": value for name, value in metrics.items()}})
+    return replace(
+        run, metrics={**run.metrics, **{f"quality/{name}": value for name, value in metrics.items()}}
+    )
 
 
 def with_losses(run, D=None, G=None, D_std=None, G_std=None):
@@ -91,7 +95,9 @@ def settings(fds, seeds=5, spread=0.05, **common):
     """Runs of settings by their mean fd, (optimizer, z_dim) → fd; the seeds differ by noise of their own."""
     chance = np.random.default_rng(0)
     return [
-        make_run(seed, fd * math.exp(spread * chance.standard_normal()), optimizer=optimizer, z_dim=z, **common)
+        make_run(
+            seed, fd * math.exp(spread * chance.standard_normal()), optimizer=optimizer, z_dim=z, **common
+        )
         for (optimizer, z), fd in fds.items()
         for seed in range(seeds)
     ]
@@ -115,7 +121,9 @@ def sample_sheet(shade=0):
     return png.getvalue()
 
 
-def write_sweep(uri, folder, name="a sweep", axes=None, seeds=(0, 1, 2), fd=None, experiment="gan-grid", **fixed):
+def write_sweep(
+    uri, folder, name="a sweep", axes=None, seeds=(0, 1, 2), fd=None, experiment="gan-grid", **fixed
+):
     """A sweep in MLflow as a grid writes it, every run finished; the parent's run id.
 
     axes: field → values, or a list of settings, field → value. fd(setting, seed) → the last Fréchet distance.
@@ -123,14 +131,21 @@ def write_sweep(uri, folder, name="a sweep", axes=None, seeds=(0, 1, 2), fd=None
     axes = axes or {"optimizer": ["sgd", "adam"], "z_dim": [20]}
     fixed = {"epochs": 4, "dataset": "digits", **fixed}
     if isinstance(axes, dict):
-        fields, points = list(axes), [dict(zip(axes, each, strict=True)) for each in itertools.product(*axes.values())]
+        fields, points = (
+            list(axes),
+            [dict(zip(axes, each, strict=True)) for each in itertools.product(*axes.values())],
+        )
     else:
         fields, points = list(dict.fromkeys(field for each in axes for field in each)), axes
     fd = fd or (lambda values, seed: (5.0 if values.get("optimizer") != "adam" else 25.0) * (1 + 0.03 * seed))
     experiment_id = prepare_store(uri, experiment)
     client = MlflowClient(uri)
     folder.mkdir(exist_ok=True)
-    tags = {names.SWEEP_KIND: "grid", names.SWEEP_FORMAT: names.FORMAT_VERSION, names.SWEEP_AXES: " ".join(fields)}
+    tags = {
+        names.SWEEP_KIND: "grid",
+        names.SWEEP_FORMAT: names.FORMAT_VERSION,
+        names.SWEEP_AXES: " ".join(fields),
+    }
     parent = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     first = dataclasses.asdict(RunConfig(**points[0], **fixed))
     params = {field: str(value) for field, value in first.items()}
@@ -144,7 +159,9 @@ def write_sweep(uri, folder, name="a sweep", axes=None, seeds=(0, 1, 2), fd=None
     for seed in seeds:
         for place, values in enumerate(points):
             config = RunConfig(**values, **fixed, seed=seed)
-            _write_run(client, experiment_id, parent, values, config, fd(values, seed), folder, 30 + 5 * place)
+            _write_run(
+                client, experiment_id, parent, values, config, fd(values, seed), folder, 30 + 5 * place
+            )
     client.set_terminated(parent, "FINISHED")
     return parent
 

@@ -9,9 +9,9 @@ from gan_core.config import make_config
 from gan_core.data import load_images
 from gan_core.errors import NonFiniteLossError
 from gan_core.evaluation.baselines import Reference, evaluate
-from gan_core.evaluation.health import Diagnosis, diagnose, pixel_spread
+from gan_core.evaluation.health import diagnose, pixel_spread
 from gan_core.evaluation.scores import Evaluation
-from gan_core.events import EpochEnd, Samples, Trained
+from gan_core.events import Diagnosis, EpochEnd, Samples, Trained
 from gan_core.training import train
 
 UNTRAINED_BASELINE = {"quality/fd": 50.0}
@@ -138,7 +138,7 @@ def test_a_certain_discriminator_dominates_and_is_told_beside_a_mode_collapse():
     assert (run.diagnosis().health, run.diagnosis().epoch) == ("d-dominant", 2)
     both = run.diagnosis(evaluated(np.eye(10)[8]))
     assert both.health == "mode-collapsed"
-    assert "D is all but certain of every image since epoch 2" in both.reason
+    assert "D is nearly certain of every image since epoch 2" in both.reason
 
 
 def test_losses_of_one_iteration_an_epoch_are_not_frozen():

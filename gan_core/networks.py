@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gan_core.architectures import NETWORKS, PIXELS, SIDE, fields_of
 from gan_core.config import RunConfig
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
-from gan_core.image_files import DATASETS
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.rng import run_stream
 from gan_core.storage import write_atomically

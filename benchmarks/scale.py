@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gan_core.config import EvaluationSchedule
-from sweeps.cluster import ray_session, set_ray_environment
 from sweeps.compat import let_tune_use_waiting_workers
 from sweeps.grid import grid_runs, make_grid
 from sweeps.plan import Plan, locked
+from sweeps.ray_session import ray_session, set_ray_environment
 
 if TYPE_CHECKING:
     from sweeps.worker import Common

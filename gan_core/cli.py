@@ -1,18 +1,20 @@
-"""What the commands share: flags made from the config's fields, one-line errors, exit codes, signals."""
+"""What the commands share: flags made from the records of settings, one-line errors, exit codes, signals."""
 
 import argparse
 import gc
 import io
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
 from gan_core.compat import end_process
-from gan_core.config import FIELDS, EvaluationSchedule
+from gan_core.config import RunOptions, fields_of
 from gan_core.errors import UserError
 
 OK, RUN_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -21,9 +23,22 @@ OK, RUN_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line, without the usage text before it."""
 
+    def __init__(self, program: str, description: str | None, examples: Collection[str]) -> None:
+        """examples: command lines with what they do, shown at the end of the help."""
+        super().__init__(
+            prog=program,
+            description=description,
+            epilog="\n  ".join(["examples:", *examples]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as any other of the user's."""
         raise UserError(f"{message} (see --help)")
+
+
+Flags = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def flag(name: str) -> str:
@@ -31,36 +46,54 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def add_field(parser: argparse.ArgumentParser, name: str) -> None:
-    """The flag of one field of RunConfig, with its type, default and description."""
-    field = FIELDS[name]
-    # str, int or float; a choice of words (Literal) is checked by the config, like everything else.
-    kind = cast(Callable[[str], Any], field.annotation if isinstance(field.annotation, type) else str)
-    default = None if field.default_factory else field.default
-    parser.add_argument(
-        flag(name),
-        type=kind,
-        metavar=name.rsplit("_", maxsplit=1)[-1].upper(),
-        help=f"{field.description} (default: {'each optimizer has its own' if default is None else default})",
-    )
+def add_fields(parser: Flags, record: type, without: Collection[str] = ()) -> None:
+    """A flag for each field of a record of settings, with its type, default and description."""
+    for name, field in fields_of(record).items():
+        if name in without:
+            continue
+        if field.annotation is bool:
+            parser.add_argument(flag(name), action="store_true", default=None, help=field.description)
+            continue
+        described = field.default_factory or field.default is None
+        default = "" if described else f" (default: {field.default})"
+        parser.add_argument(
+            flag(name),
+            type=_kind(field.annotation),
+            metavar=name.rsplit("_", maxsplit=1)[-1].upper(),
+            help=f"{field.description}{default}",
+        )
 
 
-def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of RunConfig whose flags were given."""
-    return {name: value for name, value in vars(args).items() if name in FIELDS and value is not None}
+def _kind(annotation: Any) -> Callable[[str], Any]:
+    """What makes a word of the command line a value: str, int or float."""
+    if isinstance(annotation, types.UnionType):  # int | None
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+    # A choice of words (Literal) is checked by the record, like everything else.
+    return cast(Callable[[str], Any], annotation if isinstance(annotation, type) else str)
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where data come from and where results go."""
+def given(args: argparse.Namespace, record: type) -> dict[str, Any]:
+    """The fields of a record whose flags were given."""
+    values = {name: getattr(args, name, None) for name in fields_of(record)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def add_run_options(parser: Flags) -> None:
+    """How each run is evaluated and kept."""
+    add_fields(parser, RunOptions)
+    parser.add_argument("--again", action="store_true", help="start anew, whatever has been trained before")
+
+
+def add_data_dir(parser: Flags) -> None:
+    """Where images come from."""
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR",
         help="where image sets are kept (default: GAN_DATA_DIR, else the project's data folder)",
     )  # fmt: skip
-    add_store(parser)
 
 
-def add_store(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where results are recorded."""
+def add_store(parser: Flags) -> None:
+    """Where results are recorded."""
     parser.add_argument(
         "--tracking-uri", metavar="URI",
         help="MLflow store: sqlite:///FILE, or a server's http://HOST:PORT "
@@ -71,36 +104,13 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_assessment(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how the runs are looked at; they change nothing in the training."""
-    parser.add_argument(
-        "--evaluate-every", type=int, default=EvaluationSchedule.every, metavar="N",
-        help="epochs from one evaluation of G to the next; 0: only at the end, where there always is one "
-        f"(default: {EvaluationSchedule.every})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--stop-dead", action="store_true",
-        help="end a run early once it has collapsed: losses pinned or frozen, or one picture whatever z is",
-    )  # fmt: skip
-
-
-def add_checkpoints(parser: argparse.ArgumentParser) -> None:
-    """The flags of how a run that was cut off goes on."""
-    parser.add_argument(
-        "--checkpoint-every", type=int, default=10, metavar="N",
-        help="epochs from one checkpoint to the next; 1 or more (default: 10)",
-    )  # fmt: skip
+def add_checkpoint_dir(parser: Flags) -> None:
+    """Where checkpoints are kept."""
     parser.add_argument(
         "--checkpoint-dir", metavar="DIR",
         help="where checkpoints are kept: a folder, or a URI such as s3://BUCKET/PATH "
         "(default: checkpoints, beside an SQLite store, else in the project)",
     )  # fmt: skip
-    parser.add_argument("--again", action="store_true", help="start anew, whatever has been trained before")
-
-
-def given_assessment(args: argparse.Namespace) -> EvaluationSchedule:
-    """What these flags ask for. Raises UserError for a bad value."""
-    return EvaluationSchedule(args.evaluate_every, args.stop_dead)
 
 
 def check_name(what: str, name: str) -> str:
@@ -137,8 +147,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def nothing_but_imports() -> Iterator[None]:
-    """No search within the block, nor later among what it has made.
+def without_garbage_collection() -> Iterator[None]:
+    """Collect no garbage within the block, nor later among what it has made.
 
     Importing PyTorch, Ray and MLflow makes a million objects, none of them garbage: the search is a quarter
     of the time that it takes.

@@ -1,18 +1,23 @@
-"""What defines one run: every setting with its unit, range and default, checked before any work."""
+"""Every setting of a user: what defines a run, and how a run is watched and kept; checked before any work."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from gan_core.architectures import NETWORKS
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
-from gan_core.image_files import DATASETS
+from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
+
+R = TypeVar("R")
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 def _one_of(known: Collection[str]) -> AfterValidator:
@@ -30,31 +35,40 @@ def _default_learning_rate(fields: dict[str, Any]) -> float:
     return choice.learning_rate if choice else 1.0
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
+def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
+    """A field of RunConfig. short: what stands before its value in a run's name. axis: whether it can vary."""
+    extra: Any = {"short": short, "axis": axis}
+    factory = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**factory, description=description, json_schema_extra=extra, **bounds)
+
+
+def _count(default: int, short: str, description: str) -> Any:
+    return _setting(default, short, description, ge=1, le=1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
     """The settings of one training. Unknown, mistyped and impossible values raise `pydantic.ValidationError`.
 
     Types are strict: 20.0 or "20" is no z_dim. An int is accepted where a float is meant.
     """
 
-    dataset: Annotated[str, _one_of(DATASETS)] = Field("mnist", description="image set")
-    optimizer: Annotated[str, _one_of(OPTIMIZERS)] = Field("sgd", description="optimizer of D and of G")
-    learning_rate: float = Field(
-        default_factory=_default_learning_rate,
-        gt=0,
-        allow_inf_nan=False,
-        description="step size, the same for D and G; more than 0",
+    dataset: Annotated[str, _one_of(DATASETS)] = _setting("mnist", "", "image set")
+    optimizer: Annotated[str, _one_of(OPTIMIZERS)] = _setting("sgd", "", "optimizer of D and of G")
+    learning_rate: float = _setting(
+        _default_learning_rate, "lr", "step size, the same for D and G; more than 0 (default: the optimizer's own)",
+        gt=0, allow_inf_nan=False,
+    )  # fmt: skip
+    objective: Annotated[str, _one_of(OBJECTIVES)] = _setting("non-saturating", "", "what D and G minimise")
+    network: Annotated[str, _one_of(NETWORKS)] = _setting("mlp", "", "what G and D are made of")
+    z_dim: int = _count(100, "z", "length of the noise vector z; 1 or more")
+    hidden_dim: int = _count(128, "h", "width of the hidden layer of D and of G; 1 or more")
+    batch_size: int = _count(64, "b", "real images per step; 1 up to the size of the image set")
+    epochs: int = _count(100, "e", "passes over the image set; 1 or more")
+    device: Literal["cpu", "cuda"] = _setting("cpu", "", "where the run trains: cpu or cuda", axis=False)
+    seed: int = _setting(
+        0, "s", "source of every random stream of the run; 0 or more", axis=False, ge=0, lt=2**63
     )
-    z_dim: int = Field(100, ge=1, le=1_000_000, description="length of the noise vector z; 1 or more")
-    hidden_dim: int = Field(
-        128, ge=1, le=1_000_000, description="width of the hidden layer of D and of G; 1 or more"
-    )
-    batch_size: int = Field(
-        64, ge=1, le=1_000_000, description="real images in a step; 1 up to the size of the image set"
-    )
-    epochs: int = Field(100, ge=1, le=1_000_000, description="passes over the image set; 1 or more")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the run trains: cpu or cuda")
-    seed: int = Field(0, ge=0, lt=2**63, description="source of every random stream of the run; 0 or more")
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
@@ -76,42 +90,83 @@ class RunConfig:
         return hashlib.sha256(json.dumps(course, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# By name: type, default, description.
-FIELDS: dict[str, FieldInfo] = RunConfig.__pydantic_fields__  # type: ignore[attr-defined]
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunOptions:
+    """How a run is evaluated and kept. No weight depends on it."""
+
+    evaluate_every: int = Field(
+        10,
+        ge=0,
+        description="epochs from one evaluation of G to the next; 0: only at the end, where there always is one",
+    )
+    stop_dead: bool = Field(
+        False,
+        description="end a run once it has collapsed: losses pinned or frozen, or one picture whatever z is",
+    )
+    checkpoint_every: int = Field(10, ge=1, description="epochs from one checkpoint to the next; 1 or more")
+
+
+def fields_of(record: type) -> dict[str, FieldInfo]:
+    """The fields of a record of settings by name: type, default, description."""
+    found: dict[str, FieldInfo] = record.__pydantic_fields__  # type: ignore[attr-defined]
+    return found
+
+
+FIELDS = fields_of(RunConfig)
+
+
+def extra(name: str) -> dict[str, Any]:
+    """`short` and `axis` of a field of RunConfig; one that does not say has its name and a dash, and varies."""
+    given = FIELDS[name].json_schema_extra
+    return {"short": f"{name}-", "axis": True, **(given if isinstance(given, dict) else {})}
 
 
 def make_config(**settings: Any) -> RunConfig:
     """RunConfig(**settings), with a bad value raised as a one-line `UserError` that names field and value."""
+    return make_record(RunConfig, settings)
+
+
+def make_record(record: type[R], settings: Mapping[str, Any], prefix: str = "") -> R:
+    """record(**settings), with a bad value raised as a `UserError` that names field and value.
+
+    prefix: "--" where the fields are known to the user as flags.
+    """
     try:
-        return RunConfig(**settings)
+        return record(**settings)
     except ValidationError as error:
-        raise UserError(_in_one_line(error)) from error
+        raise UserError(_in_one_line(error, fields_of(record), prefix)) from error
 
 
-def _in_one_line(error: ValidationError) -> str:
+def parse_value(name: str, text: str) -> Any:
+    """The value that `text` stands for in a field of RunConfig. Raises UserError for a wrong field or type.
+
+    Ranges are checked by RunConfig itself.
+    """
+    if name not in FIELDS:
+        raise UserError(f"there is no setting {name}; there are {', '.join(FIELDS)}")
+    kind: Any = FIELDS[name].annotation
+    try:
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Input ")
+        raise UserError(f"{name} {reason}, got {text!r}") from error
+
+
+def _in_one_line(error: ValidationError, fields: Mapping[str, FieldInfo], prefix: str) -> str:
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not first["loc"]:
         return reason
     field = str(first["loc"][0])
     if first["type"] == "unexpected_keyword_argument":
-        return f"there is no setting {field}; there are {', '.join(FIELDS)}"
-    return f"{field} {reason}, got {first['input']!r}"
+        return f"there is no setting {field}; there are {', '.join(fields)}"
+    shown = prefix + field.replace("_", "-") if prefix else field
+    return f"{shown} {reason}, got {first['input']!r}"
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSchedule:
-    """When a run is evaluated, and what follows; no weight depends on it. A bad value raises UserError."""
+    """When a run is evaluated, and what follows."""
 
     every: int = 10  # epochs from one evaluation to the next; 0: only at the end
     stop_dead: bool = False  # end a run once it has collapsed
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.every < 0:
-            raise UserError(f"--evaluate-every should be 0 or more, got {self.every}")
-
-    def __str__(self) -> str:
-        """In words, for a plan."""
-        often = f"every {self.every} epochs and " if self.every > 1 else "every epoch and " * self.every
-        return f"{often}at the end{', a collapsed run ends early' * self.stop_dead}"

@@ -1,12 +1,10 @@
-"""A Ray cluster, joined with this program's code, and each of its nodes looked at before any training."""
+"""A Ray cluster whose nodes are checked before any training: whether each has all that a run needs.
+
+`lacks` runs on the nodes. Nothing but the standard library is imported before it is known to be there.
+"""
 
 import hashlib
-import json
-import logging
 import os
-import shutil
-import signal
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,12 +12,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from gan_core.errors import UserError
-from gan_core.storage import write_whole
-from sweeps.plan import Plan
+
+if TYPE_CHECKING:
+    from sweeps.plan import Plan
 
 # What a run's figures and its record depend on: the same version everywhere.
 SAME = ("ray", "torch", "numpy", "scipy", "mlflow")
@@ -45,59 +44,16 @@ class Needs:
 
 ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
 NOTICED_TIMEOUT = 60.0  # seconds: Ray takes a node that has died for alive for up to half as long
-NOT_SENT = ("__pycache__", "*.pyc")
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` starts
-
-
-def join(address: str, **quiet: Any) -> None:
-    """Join the cluster, and bring it this program's code. Raises UserError if it does not let us in."""
-    import ray
-    from ray.exceptions import RayError
-
-    packages = Path(__file__).resolve().parent.parent
-    sent: dict[str, Any] = {
-        "py_modules": [str(packages / name) for name in CODE],
-        "excludes": list(NOT_SENT),
-    }
-    try:
-        with tempfile.TemporaryDirectory(prefix="gan-sent-") as empty:
-            if "working_dir" not in json.loads(os.environ.get(JOB, "{}")).get("runtime_env", {}):
-                # Without a folder of its own a worker looks for modules in the folder where this command was
-                # started, as it is on that node, before it looks into what is sent.
-                (Path(empty) / "README").write_text("The folder in which gan-grid's workers run.\n")
-                sent["working_dir"] = empty
-            with _silenced():
-                ray.init(address, runtime_env=sent, **quiet)
-    except (RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"cannot use the Ray cluster at {address}: {_said(error)}. Ray has to run there, and to know the "
-            "token of this machine (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
-        ) from error
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
-    """Drop what is written to the standard error meanwhile.
-
-    That a cluster does not let us in, which is in the exception, Ray's native code says there twenty times
-    more; its log level does not reach that code, and neither does `sys.stderr`.
-    """
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-@contextmanager
-def checked(plan: Plan) -> Iterator[Needs]:
+def nodes_checked(plan: "Plan") -> Iterator[Needs]:
     """What every node needs, once it is known that each has it; valid within the block.
 
     Raises UserError that names each node which lacks something; nothing has been trained then.
     """
+    from gan_core.storage import write_whole
+
     token = uuid4().hex
     file = plan.checkpoint_dir / plan.lock.replace(".lock", ".token")
     try:
@@ -149,11 +105,11 @@ def ask(needs: Needs, ids: Iterable[str]) -> tuple[dict[str, list[str]], dict[st
         except (LocalRayletDiedError, NodeDiedError, TaskUnschedulableError, WorkerCrashedError) as error:
             unreached[asked[one]] = f"it was not reached ({type(error).__name__})"
         except Exception as error:  # whatever keeps a task from running there
-            found[asked[one]] = [_said(error)]
+            found[asked[one]] = [last_line(error)]
     return {node: what for node, what in found.items() if what}, unreached
 
 
-def _check(plan: Plan, needs: Needs) -> None:
+def _check(plan: "Plan", needs: Needs) -> None:
     lacking, unreached = ask(needs, training_nodes())
     if unreached:  # perhaps they have just died, and then they are not missed
         end = time.monotonic() + NOTICED_TIMEOUT
@@ -176,68 +132,10 @@ def _check(plan: Plan, needs: Needs) -> None:
         )
 
 
-def _said(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The error's last line that says something: Ray quotes whole tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:400]
-
-
-PRELOAD = "RAY_preload_python_modules"  # Ray writes the variables of its own settings so
-
-
-def set_ray_environment(address: str | None) -> None:
-    """Set what Ray reads from the environment, in part when it is imported: to be called before that."""
-    os.environ.update(
-        RAY_AIR_NEW_OUTPUT="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-        RAY_USAGE_STATS_ENABLED="0",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_MAX_PENDING_TRIALS_PG="200",  # workers asked for at once; of a searcher's trials it would be one
-        TUNE_DISABLE_SIGINT_HANDLER="1",  # Ctrl-C ends the grid at once, by an exception; Tune would wait
-        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-    )
-    if address is None:
-        # Whoever else is on this machine gets no say in the workers. For a cluster, its own user knows.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # Workers import what a run needs while the driver is still busy.
-        os.environ[PRELOAD] = "sweeps.worker"
-
-
-@contextmanager
-def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
-    """Ray, quietly: started on this machine with a slot for each worker, or the cluster at `address` joined.
-
-    What was started is ended with all its workers, however the block is left. `set_ray_environment` comes
-    first. Raises UserError if the cluster does not let us in.
-    """
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    scratch = Path(tempfile.mkdtemp(prefix="gan-ray-", dir="/tmp"))
-    try:
-        if address is None:
-            # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
-            ray.init("local", num_cpus=workers, include_dashboard=False, _temp_dir=str(scratch), **quiet)
-        else:
-            join(address, **quiet)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one that aborts the process
-        yield
-    finally:
-        with uninterrupted():
-            ray.shutdown()
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """The end of a grid takes seconds, and a second Ctrl-C there must not leave runs that look alive."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def gather_needs(tracking_uri: str, token_at: str, token: str) -> Needs:
@@ -305,10 +203,10 @@ def _code(needs: Needs) -> Iterator[str]:
 
 def _checkpoints(needs: Needs) -> Iterator[str]:
     from gan_core.errors import UserError
-    from gan_core.storage import place
+    from gan_core.storage import storage_path
 
     try:
-        file = place(needs.token_at)
+        file = storage_path(needs.token_at)
     except UserError as error:  # the package that reaches such a store is missing
         yield str(error)
         return

@@ -1,16 +1,10 @@
 """A sweep from its first run to its comparison, on a Ray that is there."""
 
-import dataclasses
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import NamedTuple
 
-import ray
 from mlflow.exceptions import MlflowException
-from ray import tune
-from ray.tune.search import Searcher
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
@@ -19,41 +13,30 @@ from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView
-from gan_core.locks import lock_tag, was_released
+from gan_core.locks import lock_tag
 from gan_core.run import Outcome
-from gan_core.storage import Bucket, Place
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import brief, prepare_store, redact
-from sweeps.cluster import Needs, uninterrupted
+from sweeps.cluster import Needs
+from sweeps.compat import write_view
 from sweeps.plan import Plan
+from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
 from sweeps.report import make_report, read_sweep, write_figures
-from sweeps.resume import (
-    ELSEWHERE,
-    Stock,
-    Sweep,
-    add_child,
-    begin_sweep,
-    colours,
-    settle,
-    take_stock,
-    take_up,
-)
+from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
+from sweeps.runs import Sweep, add_child, add_commit, begin_sweep, colours, settle
 from sweeps.summary import show_results
-from sweeps.worker import Common, Listener, Task, run_trial
-
-STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
-DISTANCE = 5.0  # seconds more where they have to hear of it through an object store
+from sweeps.trials import Ready, stopping, train_all
 
 
 class Prepared(NamedTuple):
     """What a sweep needs beside its workers."""
 
-    data: ImageSet
-    reference: Reference
+    images: dict[str, ImageSet]  # by data set
+    references: dict[str, Reference]  # what its scores compare with, by data set
     client: MlflowClient
     experiment_id: str
-    stock: Stock
+    state: SweepState
     notes: list[str]
 
 
@@ -62,8 +45,10 @@ def prepare(plan: Plan) -> Prepared:
 
     To be called with the plan's lock held. Raises UserError, also if the sweep is conducted elsewhere.
     """
-    data = load_images(plan.dataset, plan.data_dir)
-    reference = load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
+    images = {name: load_images(name, plan.data_dir) for name in plan.datasets}
+    references = {
+        name: load_reference(name, quality_cache(plan.data_dir), plan.data_dir) for name in plan.datasets
+    }
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
     try:
         # Not before: a client makes a store that is not there by itself, and not safely.
@@ -71,17 +56,17 @@ def prepare(plan: Plan) -> Prepared:
         gone = settle_stale(
             client, experiment_id, plan.checkpoint_dir, ours=lock_tag(plan.checkpoint_dir, plan.lock)
         )
-        stock = take_stock(client, experiment_id, plan)
+        state = sweep_state(client, experiment_id, plan)
     except MlflowException as error:
         said = brief(error, plan.tracking_uri)
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {said}") from error
-    if stock.parent and stock.unfinished():
+    if state.parent and state.unfinished():
         raise UserError(
-            f"the sweep {stock.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew "
+            f"the sweep {state.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew "
             "with --again"
         )
     notes = [f"{len(gone)} runs of a process that is gone were still marked as running"] if gone else []
-    return Prepared(data, reference, client, experiment_id, stock, notes)
+    return Prepared(images, references, client, experiment_id, state, notes)
 
 
 def conduct(
@@ -91,7 +76,8 @@ def conduct(
 
     `needs`: on a cluster, what its nodes must have.
     """
-    console.print("\n".join([*prepared.notes, f"{'to do':<14} {prepared.stock.count()}"]))
+    to_do = describe_state(prepared.state, plan.checkpoint_dir, every_run=False)
+    console.print("\n".join([*prepared.notes, to_do]))
     try:
         sweep, done = _train_what_is_left(plan, prepared, workers, console, needs)
         _show(console, plan, prepared.client, sweep)
@@ -107,27 +93,29 @@ def _train_what_is_left(
     plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None
 ) -> tuple[Sweep, bool]:
     """The sweep, and whether all runs of the plan are FINISHED. Raises MlflowException."""
-    client, stock = prepared.client, prepared.stock
-    to_do = stock.to_do()
-    run_ids = {step.run.name: step.run_id for step in stock.steps if step.run_id}
-    if stock.parent and stock.sweep and not to_do:
+    client, state = prepared.client, prepared.state
+    to_do = state.to_do()
+    run_ids = {step.run.name: step.run_id for step in state.steps if step.run_id}
+    if state.parent and state.sweep and not to_do:
         # All that it lacks may be its own end, if it was cut off right before.
-        if stock.parent.info.status != "FINISHED" or any(step.shorter for step in stock.steps):
-            settle(client, stock.sweep, "KILLED", {}, _replaced(stock, run_ids))
-        return stock.sweep, True
+        if state.parent.info.status != "FINISHED" or any(step.shorter for step in state.steps):
+            settle(client, state.sweep, "KILLED", {}, _replaced(state, run_ids))
+        return state.sweep, True
     sweep = begin_sweep(
-        client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), stock.sweep
+        client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.sweep
     )
+    write_view(client, sweep.experiment_id, sweep.parent_id, grouped=len(plan.grid.seeds) > 1)
     cut_off = "FAILED"  # what a run is that no worker has ended
     outcomes: dict[str, Outcome] = {}
     statuses: dict[str, str] = {}
     try:
-        run_ids |= _begin_runs(plan, client, sweep, stock)
+        run_ids |= _begin_runs(plan, client, sweep, state)
         with (
             LiveView({step.run.name: step.run.config.epochs for step in to_do}, console) as view,
-            _stopping(plan, [run_ids[step.run.name] for step in to_do]),
+            stopping(plan, [run_ids[step.run.name] for step in to_do]),
         ):
-            _train_all(plan, run_ids, prepared, Listener(view, outcomes), needs)
+            ready = Ready(state.longest_first(), run_ids, prepared.images, prepared.references, needs)
+            train_all(plan, ready, view, outcomes)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -136,102 +124,32 @@ def _train_what_is_left(
             workers.close()
             reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
             try:
-                statuses = settle(client, sweep, cut_off, reasons, _replaced(stock, run_ids))
+                statuses = settle(client, sweep, cut_off, reasons, _replaced(state, run_ids))
             except MlflowException as error:
                 if cut_off != "KILLED":
                     raise
                 _store_is_away(console, plan, error)
-    return sweep, {statuses[run_ids[step.run.name]] for step in stock.steps} == {"FINISHED"}
+    return sweep, {statuses[run_ids[step.run.name]] for step in state.steps} == {"FINISHED"}
 
 
-def _replaced(stock: Stock, run_ids: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def _replaced(state: SweepState, run_ids: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The shorter runs that each run, by id, replaces once it is finished."""
-    return {run_ids[step.run.name]: step.shorter for step in stock.steps if step.run.name in run_ids}
+    return {run_ids[step.run.name]: step.shorter for step in state.steps if step.run.name in run_ids}
 
 
-def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, stock: Stock) -> dict[str, str]:
+def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, state: SweepState) -> dict[str, str]:
     """An MLflow run for each run that is to be trained; their ids, by name."""
-    colour = colours(step.run.cell for step in stock.steps)
+    colour = colours(step.run.setting for step in state.steps)
     run_ids = {}
-    for step in stock.to_do():
+    for step in state.to_do():
         if step.run_id:
-            take_up(client, step.run_id)
-        run_id = step.run_id or add_child(client, sweep, step.run, colour[step.run.cell])
+            add_commit(client, step.run_id)
+        run_id = step.run_id or add_child(client, sweep, step.run, colour[step.run.setting.name])
         if step.shorter:
             longest = plan.checkpoint_dir / step.shorter[-1]
             CheckpointFolder(plan.checkpoint_dir / run_id, step.run.config).take_over(longest)
         run_ids[step.run.name] = run_id
     return run_ids
-
-
-@contextmanager
-def _stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
-    """Left by Ctrl-C, the runs are asked to keep a checkpoint and stop, and given some seconds for it."""
-    stop_file = _stop_file(plan)
-    stop_file.unlink(missing_ok=True)
-    try:
-        yield
-    except KeyboardInterrupt:
-        stop_file.touch()
-        distant = isinstance(stop_file, Bucket)
-        until = time.monotonic() + STOP_PATIENCE + DISTANCE * distant
-        locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
-        while time.monotonic() < until and not all(map(was_released, locks)):
-            time.sleep(0.1)
-        raise
-    finally:
-        stop_file.unlink(missing_ok=True)
-
-
-def _stop_file(plan: Plan) -> Place:
-    return plan.checkpoint_dir / plan.lock.replace(".lock", ".stop")
-
-
-def _train_all(
-    plan: Plan, run_ids: dict[str, str], prepared: Prepared, listener: Listener, needs: Needs | None
-) -> None:
-    """Train the runs on Ray's workers."""
-    tasks = [
-        Task(
-            name=step.run.name,
-            config=dataclasses.asdict(step.run.config),
-            run_id=run_ids[step.run.name],
-            checkpoints=str(plan.checkpoint_dir / run_ids[step.run.name]),
-            checkpoint_every=plan.checkpoint_every,
-            stop_file=str(_stop_file(plan)),
-        )
-        for step in prepared.stock.in_turn()
-    ]
-    # Ray keeps the array in shared memory, where every worker of a machine reads it in place.
-    data = prepared.data
-    common = Common(
-        {"name": data.name, "digest": data.digest, "source": data.source},
-        prepared.reference,
-        plan.assessment,
-        plan.tracking_uri,
-        needs,
-    )
-    trainable = tune.with_parameters(run_trial, pixels=data.images.numpy(), common=common)
-    if plan.runs[0].config.device == "cuda":
-        # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
-        share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))
-        trainable = tune.with_resources(trainable, {"cpu": 1, "gpu": min(share, 1)})
-    with tempfile.TemporaryDirectory(prefix="gan-tune-") as scratch:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=InOrder({"task": dataclasses.asdict(task)} for task in tasks),
-                num_samples=len(tasks),
-                reuse_actors=True,
-                max_concurrent_trials=plan.workers,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=scratch,
-                verbose=0,
-                callbacks=[listener],
-                failure_config=tune.FailureConfig(max_failures=plan.retries),
-            ),
-        ).fit()
 
 
 def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
@@ -244,6 +162,8 @@ def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
 
 
 def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> None:
+    last_sheet = min(run.config.epochs for run in plan.runs)
+    write_view(client, sweep.experiment_id, sweep.parent_id, len(plan.grid.seeds) > 1, last_sheet)
     records = read_sweep(client, sweep)
     write_figures(client, sweep.parent_id, records)
     show_results(console, plan.tracking_uri, client, sweep, records)
@@ -267,35 +187,3 @@ def _register(console: Console, plan: Plan, name: str, client: MlflowClient, swe
     console.print(f"Model:    {registered}")
     console.print(f"          {serve_command(plan.tracking_uri, registered)} serves it")
     return True
-
-
-class InOrder(Searcher):
-    """Suggests the configs in their order: as many trials are to be asked for.
-
-    Tune's own grid search copies the whole grid for each trial that it makes of it: the time for n runs grows
-    with n².
-    """
-
-    def __init__(self, configs: Iterable[dict[str, Any]]) -> None:
-        """`configs`: one for each trial, asked for one by one."""
-        super().__init__()
-        self._configs = iter(configs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves it so as to restore an experiment, which is not how a sweep goes on."""
-        return {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The config of the next trial; None if there is no more."""
-        return next(self._configs, None)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing is learnt from it."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""

@@ -1,148 +1,257 @@
-"""Axes → cells → the configs of all runs. Pure: knows nothing of Ray or MLflow."""
+"""Axes → settings → the configs of all runs. Pure: knows nothing of Ray or MLflow, and no field by its name."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from gan_core.config import RunConfig, make_config
+from gan_core.config import FIELDS, RunConfig, extra, make_config, parse_value
 from gan_core.errors import UserError
 
-AXES = ("optimizer", "learning_rate", "z_dim", "seed")  # the fields of RunConfig that a grid varies
+Values = tuple[Any, ...]
+SEED = "seed"  # it repeats a setting, and so is no axis
 
 
-class Cell(NamedTuple):
-    """One point of the grid; it has a run for each seed."""
+class AxesWhen(NamedTuple):
+    """Axes of those settings alone whose fields have these values."""
 
-    optimizer: str
-    learning_rate: float | None  # None: no axis for this optimizer, it has its own
-    z_dim: int
-
-    def __str__(self) -> str:
-        """The cell's name, the first part of its runs' names."""
-        rate = "" if self.learning_rate is None else f"_lr{short(self.learning_rate)}"
-        return f"{self.optimizer}{rate}_z{self.z_dim}"
+    when: Mapping[str, Any]
+    axes: Mapping[str, Values]
 
 
-def short(rate: float) -> str:
-    """A learning rate in as few characters as tell it from every other."""
-    rounded = f"{rate:g}"
-    return rounded if float(rounded) == rate else repr(rate)
+class Setting(NamedTuple):
+    """One combination of values of the axes. It has a run for each seed."""
+
+    name: str  # the first part of its runs' names
+    values: Mapping[str, Any]  # by field, in the order of the name
 
 
 class GridRun(NamedTuple):
     """One run of the grid."""
 
     name: str
-    cell: Cell
+    setting: Setting
     config: RunConfig
-
-
-Rates = Sequence[float] | Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The axes; make one with `make_grid`, which checks them."""
+    """What a sweep varies and what it does not. Make one with `read_sweep_file` or `checked`."""
 
-    optimizers: tuple[str, ...]
-    z_dims: tuple[int, ...]
-    seeds: tuple[int, ...]
-    learning_rates: Mapping[str, tuple[float, ...]]  # by optimizer; one without an entry has its own
+    axes: Mapping[str, Values] = field(default_factory=dict)
+    axes_when: Sequence[AxesWhen] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # a field that stands nowhere has its default
+    seeds: Sequence[int] = (0,)
 
-    def cells(self) -> list[Cell]:
-        """Every cell, optimizer by optimizer."""
+    def fields(self) -> list[str]:
+        """The fields that vary, in the order of the names: one that depends on others right after these."""
+        order = list(self.axes)
+        for condition in self.axes_when:
+            for name in condition.axes:
+                if name not in order:
+                    order.insert(1 + max(order.index(other) for other in condition.when), name)
+        return order
+
+    def settings(self) -> list[Setting]:
+        """Every setting; the last field varies fastest."""
+        return [Setting(_name(values), values) for values in self._combinations(self.fields(), {})]
+
+    def runs(self) -> list[GridRun]:
+        """A config for each setting and seed; seed by seed, so that no setting has to wait.
+
+        Raises UserError for a value that RunConfig refuses, and for two settings that would share a name.
+        """
+        settings = self.settings()
+        names = [setting.name for setting in settings]
+        if doubled := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"two settings would be called {doubled}: their values are too much alike")
         return [
-            Cell(optimizer, rate, z_dim)
-            for optimizer in self.optimizers
-            for rate in self.learning_rates.get(optimizer, (None,))
-            for z_dim in self.z_dims
+            GridRun(
+                f"{setting.name}_{_label(SEED, seed)}",
+                setting,
+                make_config(**self.fixed, **setting.values, seed=seed),
+            )
+            for seed in self.seeds
+            for setting in settings
         ]
 
-    def rates_in_words(self) -> str:
-        """The axis of learning rates as the command line takes it; empty if there is none."""
-        lists = {name: [short(rate) for rate in rates] for name, rates in self.learning_rates.items()}
-        if set(lists) == set(self.optimizers) and len(set(map(tuple, lists.values()))) == 1:
-            return " ".join(lists[self.optimizers[0]])
-        return " ".join(f"{name}={','.join(rates)}" for name, rates in lists.items())
+    def _combinations(self, left: Sequence[str], chosen: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        if not left:
+            yield chosen
+            return
+        name, *others = left
+        values = self.axes.get(name) or next(
+            (
+                condition.axes[name]
+                for condition in self.axes_when
+                if name in condition.axes and condition.when.items() <= chosen.items()
+            ),
+            None,
+        )
+        if values is None:  # no condition holds: the field has its default
+            yield from self._combinations(others, chosen)
+            return
+        for value in values:
+            yield from self._combinations(others, {**chosen, name: value})
 
 
-def make_grid(
-    optimizers: Iterable[str], z_dims: Iterable[int], seeds: Iterable[int], learning_rates: Rates = ()
-) -> tuple[Grid, list[str]]:
-    """The grid of these axes, and a line for each value that stood on an axis twice and is taken once.
+def checked(grid: Grid) -> tuple[Grid, list[str]]:
+    """The grid with each value once, and a line for each value that stood on an axis twice.
 
-    learning_rates: the same for all optimizers, or by optimizer; none: each its own. Raises UserError if
-    another axis is empty, or if rates are given for an optimizer that is not on its axis.
+    Raises UserError for an axis that is empty, of an unknown field or of one that cannot vary, and for a
+    field that is given in two places or depends on one that does not vary.
     """
     notes: list[str] = []
-
-    def axis(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-        given = list(values)
-        if not given and name != "learning_rates":
-            raise UserError(f"{name} is empty: give at least one value")
-        once = tuple(dict.fromkeys(given))
-        notes.extend(
-            f"{name}: {value} is given {given.count(value)} times and taken once"
-            for value in once
-            if given.count(value) > 1
-        )
-        return once
-
-    every_optimizer = axis("optimizers", optimizers)
-    every_z_dim, every_seed = axis("z_dims", z_dims), axis("seeds", seeds)
-    if isinstance(learning_rates, Mapping):
-        if absent := [name for name in learning_rates if name not in every_optimizer]:
-            raise UserError(
-                f"learning rates are given for {absent[0]}, which is not among the optimizers "
-                f"{' '.join(every_optimizer)}"
-            )
-        rates = {name: tuple(given) for name, given in learning_rates.items()}
-    else:
-        shared = axis("learning_rates", learning_rates)
-        rates = dict.fromkeys(every_optimizer, shared) if shared else {}
-    return Grid(every_optimizer, every_z_dim, every_seed, rates), notes
+    for name in chain(grid.axes, *(condition.axes for condition in grid.axes_when), grid.fixed):
+        _check_field(name)
+    for name in chain(grid.axes, *(condition.axes for condition in grid.axes_when)):
+        if not extra(name)["axis"]:
+            raise UserError(f"{name} cannot be an axis: it is the same for all runs, or given by --seeds")
+        if name in grid.fixed:
+            raise UserError(f"{name} is given twice: as an axis and with the value {grid.fixed[name]!r}")
+    if SEED in grid.fixed:
+        raise UserError(f"{SEED} repeats a setting: give the seeds as a list")
+    _check_conditions(grid)
+    axes = {name: _once(name, values, notes) for name, values in grid.axes.items()}
+    axes_when = [
+        AxesWhen(when, {name: _once(name, values, notes) for name, values in its.items()})
+        for when, its in grid.axes_when
+    ]
+    seeds = _once("seeds", tuple(grid.seeds), notes)
+    return replace(grid, axes=axes, axes_when=axes_when, seeds=seeds), notes
 
 
-def parse_rates(words: Sequence[str]) -> Rates:
-    """What --learning-rates was given: `0.01 0.03` for all optimizers, or `sgd=0.01,0.03 adam=0.001`.
+def _check_field(name: str) -> None:
+    if name not in FIELDS:
+        raise UserError(f"there is no setting {name}; there are {', '.join(FIELDS)}")
 
-    Raises UserError for a mixture of the two, for an optimizer or one of its rates given twice, and for what
-    is no number; whether a number can be a learning rate, RunConfig decides.
+
+def _check_conditions(grid: Grid) -> None:
+    for number, (when, axes) in enumerate(grid.axes_when):
+        if not when or not axes:
+            raise UserError("axes_when should have both: `when`, and at least one axis")
+        for name, value in when.items():
+            if name not in grid.axes:
+                raise UserError(f"{', '.join(axes)} depends on {name}, which is not among the axes")
+            if value not in grid.axes[name]:
+                values = ", ".join(map(text_of, grid.axes[name]))
+                raise UserError(
+                    f"{', '.join(axes)} is given for {name} {text_of(value)}, which is not among {values}"
+                )
+        for name in axes:
+            if name in grid.axes:
+                raise UserError(f"{name} is given twice: for all settings and for some")
+            if any(
+                name in other.axes and all(other.when.get(key, value) == value for key, value in when.items())
+                for other in grid.axes_when[:number]
+            ):
+                raise UserError(f"{name} is given twice for the same settings")
+
+
+def _once(name: str, given: Values, notes: list[str]) -> Values:
+    if not given:
+        raise UserError(f"{name} is empty: give at least one value")
+    once = tuple(dict.fromkeys(given))
+    notes.extend(
+        f"{name}: {text_of(value)} is given {given.count(value)} times and taken once"
+        for value in once
+        if given.count(value) > 1
+    )
+    return once
+
+
+def parse_axis(text: str) -> tuple[str, Values]:
+    """FIELD=VALUE,VALUE → the field and its values. Raises UserError."""
+    name, equals, listed = text.partition("=")
+    if not equals:
+        raise UserError(f"an axis should be FIELD=VALUE,VALUE, got {text!r}")
+    return name, tuple(parse_value(name, value) for value in listed.split(","))
+
+
+def read_sweep_file(path: Path) -> Grid:
+    """The grid that a TOML file describes, not checked yet: `seeds`, [fixed], [axes], [[axes_when]].
+
+    Raises UserError if the file cannot be read, or has anything else in it.
     """
-    lists = [word.partition("=") for word in words]
-    if not any(equals for _, equals, _ in lists):
-        return [_rate(word) for word in words]
-    if plain := [word for word, equals, _ in lists if not equals]:
-        raise UserError(
-            f"--learning-rates should be numbers for all optimizers, or OPTIMIZER=RATE,RATE for each: "
-            f"{plain[0]!r} stands among the latter"
-        )
-    rates: dict[str, tuple[float, ...]] = {}
-    for optimizer, _, listed in lists:
-        if optimizer in rates:
-            raise UserError(f"--learning-rates has {optimizer} twice: give one list, {optimizer}=RATE,RATE")
-        rates[optimizer] = tuple(_rate(text) for text in listed.split(","))
-        if len(set(rates[optimizer])) < len(rates[optimizer]):
-            raise UserError(f"--learning-rates has a rate twice in {optimizer}={listed}")
-    return rates
-
-
-def _rate(text: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"--learning-rates should be numbers, got {text!r}") from error
+        return parse_sweep(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the sweep file {path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"the sweep file {path}: {error}") from error
 
 
-def grid_runs(grid: Grid, **common: Any) -> list[GridRun]:
-    """A config for each cell and seed, with the `common` settings; seed by seed, so that no cell has to wait.
+def parse_sweep(text: str) -> Grid:
+    """The same of the file's text. Raises UserError and tomllib.TOMLDecodeError."""
+    content = tomllib.loads(text)
+    if unknown := content.keys() - {"seeds", "fixed", "axes", "axes_when"}:
+        raise UserError(
+            f"there is no {min(unknown)} in a sweep file; there are seeds, fixed, axes and axes_when"
+        )
+    conditions = content.get("axes_when", [])
+    if not isinstance(conditions, list) or not all(isinstance(each, dict) for each in conditions):
+        raise UserError("axes_when should be written as [[axes_when]]")
+    return Grid(
+        axes=_axes("axes", content.get("axes", {})),
+        axes_when=[
+            AxesWhen(
+                _table("when", each.get("when", {})),
+                _axes("axes_when", {name: axis for name, axis in each.items() if name != "when"}),
+            )
+            for each in conditions
+        ],
+        fixed=_table("fixed", content.get("fixed", {})),
+        seeds=_list("seeds", content.get("seeds", [0])),
+    )
 
-    Raises UserError for a value that RunConfig refuses.
-    """
-    runs = []
-    for seed, cell in itertools.product(grid.seeds, grid.cells()):
-        rate = {} if cell.learning_rate is None else {"learning_rate": cell.learning_rate}
-        config = make_config(optimizer=cell.optimizer, z_dim=cell.z_dim, seed=seed, **rate, **common)
-        runs.append(GridRun(f"{cell}_s{seed}", cell, config))
-    return runs
+
+def sweep_text(grid: Grid) -> str:
+    """The grid as the text of a sweep file, which `parse_sweep` reads back."""
+    import tomli_w
+
+    content: dict[str, Any] = {
+        "seeds": list(grid.seeds),
+        "fixed": dict(grid.fixed),
+        "axes": {name: list(values) for name, values in grid.axes.items()},
+        "axes_when": [
+            {"when": dict(when), **{name: list(values) for name, values in axes.items()}}
+            for when, axes in grid.axes_when
+        ],
+    }
+    return tomli_w.dumps({name: value for name, value in content.items() if value})
+
+
+def _table(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{name} should be a table, got {value!r}")
+    return value
+
+
+def _axes(name: str, value: Any) -> dict[str, Values]:
+    return {axis: _list(axis, values) for axis, values in _table(name, value).items()}
+
+
+def _list(name: str, value: Any) -> Values:
+    if not isinstance(value, list) or not all(isinstance(each, str | int | float) for each in value):
+        raise UserError(f"{name} should be a list of values, got {value!r}")
+    return tuple(value)
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    return "_".join(_label(name, value) for name, value in values.items()) or "default"
+
+
+def _label(name: str, value: Any) -> str:
+    """A value as a part of a name: z_dim 100 → z100. Nothing but what a file can be called."""
+    return re.sub(r"[^\w.+-]+", "-", f"{extra(name)['short']}{text_of(value)}", flags=re.ASCII)
+
+
+def text_of(value: Any) -> str:
+    """A value in as few characters as tell it from every other."""
+    if isinstance(value, float):
+        rounded = f"{value:g}"
+        return rounded if float(rounded) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

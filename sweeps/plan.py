@@ -1,6 +1,5 @@
-"""What a sweep will do: all of it decided and checked before any of it is done."""
+"""A sweep decided and checked before any of it is done."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -8,52 +7,85 @@ import os
 import re
 import socket
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from gan_core.cli import check_name, given_assessment, given_settings
-from gan_core.config import EvaluationSchedule
+from gan_core.cli import check_name, given
+from gan_core.config import FIELDS, STRICT, RunOptions, make_record
+from gan_core.data import where_images_are
 from gan_core.errors import UserError
-from gan_core.image_files import where_images_are
 from gan_core.locks import hold, lock_tag
-from gan_core.storage import Place
-from gan_core.tracking.store import check_store, checkpoint_dir, redact, resolve_uri
-from sweeps.grid import AXES, Grid, GridRun, grid_runs, make_grid, parse_rates
+from gan_core.storage import StoragePath, checkpoint_folder
+from gan_core.tracking.store import check_store, redact, resolve_uri, sqlite_file
+from sweeps.grid import SEED, Grid, GridRun, text_of
+
+LENGTH = "epochs"  # how far a run goes: a sweep in which it is raised is still the same sweep
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WorkerOptions:
+    """How many runs are trained at a time, and how often one is tried again."""
+
+    workers: int | None = Field(
+        None, ge=1, description="runs at a time, one thread each (default: all cores)"
+    )
+    retries: int = Field(2, ge=0, description="how often a run whose worker died is retried")
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A sweep before it begins."""
 
     name: str
+    named: bool  # by the user
+    again: bool  # whatever has been trained before
     experiment: str
     grid: Grid
     runs: list[GridRun]
     notes: list[str]  # what the user should know of how the grid was understood
-    dataset: str
-    data_dir: Path | None
+    options: RunOptions
     tracking_uri: str  # absolute
+    checkpoint_dir: StoragePath  # absolute; has a folder for each run
     workers: int | None  # runs at a time; None: as many as the cluster has room for
-    address: str | None  # of a Ray cluster; None: this machine
-    assessment: EvaluationSchedule
-    named: bool  # by the user
-    again: bool  # whatever has been trained before
-    checkpoint_dir: Place  # absolute; has a folder for each run
-    checkpoint_every: int  # epochs
-    retries: int  # of a run whose worker died
+    retries: int = 2  # of a run whose worker died
+    data_dir: Path | None = None
+    address: str | None = None  # of a Ray cluster; None: this machine
     model: str | None = None  # registered model that the best generator becomes a version of
 
     @property
+    def datasets(self) -> list[str]:
+        """The image sets of its runs, each once."""
+        return list(dict.fromkeys(run.config.dataset for run in self.runs))
+
+    @property
+    def device(self) -> str:
+        """Where its runs train."""
+        return self.runs[0].config.device
+
+    def common(self) -> dict[str, Any]:
+        """What all its runs have in common, by field; without a default that follows from other fields."""
+        config = dataclasses.asdict(self.runs[0].config)
+        varied = {*self.grid.fields(), SEED}
+        return {
+            name: value
+            for name, value in config.items()
+            if name not in varied and (name in self.grid.fixed or not FIELDS[name].default_factory)
+        }
+
+    @property
     def key(self) -> str:
-        """What all runs of a sweep have in common, and its axes leave alone; `epochs` may be raised."""
-        common = dataclasses.asdict(self.runs[0].config)
-        for name in (*AXES, "epochs"):
-            del common[name]
-        return json.dumps(common, sort_keys=True)
+        """What tells sweeps apart: what their runs have in common. Axes may grow and epochs be raised."""
+        return json.dumps(
+            {name: value for name, value in self.common().items() if name != LENGTH}, sort_keys=True
+        )
 
     @property
     def lock(self) -> str:
@@ -62,14 +94,15 @@ class Plan:
         return f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.lock"
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """The plan that the command's arguments ask for. Writes nothing; raises UserError for what cannot be."""
-    grid, notes = make_grid(args.optimizers, args.z_dims, args.seeds, parse_rates(args.learning_rates))
-    runs = grid_runs(grid, **given_settings(args))
-    assessment = given_assessment(args)
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers should be 1 or more, got {args.workers}")
-    workers = args.workers
+def make_plan(grid: Grid, notes: list[str], args: Namespace) -> Plan:
+    """The plan for a grid, with what else the command's arguments say.
+
+    Writes nothing. Raises UserError for what cannot be.
+    """
+    runs = grid.runs()
+    options = make_record(RunOptions, given(args, RunOptions), prefix="--")
+    of_workers = make_record(WorkerOptions, given(args, WorkerOptions), prefix="--")
+    workers = of_workers.workers
     if args.address is None:
         workers = min(workers or len(os.sched_getaffinity(0)), len(runs))
         if runs[0].config.device != "cpu":
@@ -78,29 +111,23 @@ def make_plan(args: argparse.Namespace) -> Plan:
             require_device(runs[0].config.device)
     else:
         _check_cluster(args.address)
-    for flag, least in (("checkpoint_every", 1), ("retries", 0)):
-        if getattr(args, flag) < least:
-            what = flag.replace("_", "-")
-            raise UserError(f"--{what} should be {least} or more, got {getattr(args, flag)}")
     uri = resolve_uri(args.tracking_uri)
     check_store(uri)
     return Plan(
         name=check_name("--name", args.name or time.strftime("grid-%Y%m%d-%H%M%S")),
+        named=args.name is not None,
+        again=args.again,
         experiment=check_name("--experiment", args.experiment),
         grid=grid,
         runs=runs,
         notes=notes,
-        dataset=runs[0].config.dataset,
-        data_dir=args.data_dir,
+        options=options,
         tracking_uri=uri,
+        checkpoint_dir=checkpoint_folder(args.checkpoint_dir, sqlite_file(uri)),
         workers=workers,
+        retries=of_workers.retries,
+        data_dir=args.data_dir,
         address=args.address,
-        assessment=assessment,
-        named=args.name is not None,
-        again=args.again,
-        checkpoint_dir=checkpoint_dir(args.checkpoint_dir, uri),
-        checkpoint_every=args.checkpoint_every,
-        retries=args.retries,
         model=_check_model_name(args.register),
     )
 
@@ -127,6 +154,30 @@ def locked(plan: Plan) -> Iterator[None]:
         yield
 
 
+def describe_plan(plan: Plan) -> str:
+    """The plan in words, a line each: what, how long, how many at a time, from where, to where."""
+    return render(
+        "plan",
+        plan=plan,
+        settings=len(plan.grid.settings()),
+        common={name: value for name, value in plan.common().items() if name != "dataset"},
+        images={name: where_images_are(name, plan.data_dir) for name in plan.datasets},
+        store=redact(plan.tracking_uri),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template of this command, without its last line's end: all its sentences stand there."""
+    environment = Environment(
+        loader=PackageLoader("sweeps", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["text"] = text_of
+    return environment.get_template(f"{template}.txt.j2").render(values).rstrip("\n")
+
+
 def _check_model_name(name: str | None) -> str | None:
     """The name, if it can stand in `models:/NAME/VERSION`, a shell and a query as it is; else UserError."""
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name):
@@ -146,32 +197,3 @@ def _check_cluster(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError, ValueError) as error:  # the last: no port, or no name of a host
         raise UserError(f"no Ray cluster answers at {address}: {error}") from error
-
-
-def describe_plan(plan: Plan) -> str:
-    """The plan in words, a line each: what, how long, how many at a time, from where, to where."""
-    grid, config = plan.grid, plan.runs[0].config
-    cells, seeds = len(grid.cells()), len(grid.seeds)
-    rates = {"learning rate": grid.rates_in_words()} if grid.learning_rates else {}
-    lines = {
-        "sweep": f"{plan.name}, in experiment {plan.experiment}",
-        "optimizer": _listed(grid.optimizers),
-        **rates,
-        "z_dim": _listed(grid.z_dims),
-        "seed": _listed(grid.seeds),
-        "runs": f"{len(plan.runs)} = {cells} cell{'s' * (cells != 1)} × {seeds} seed{'s' * (seeds != 1)}",
-        "each run": f"{config.epochs} epoch{'s' * (config.epochs != 1)} in batches of {config.batch_size}, "
-        f"hidden layers of {config.hidden_dim}",
-        "quality": str(plan.assessment),
-        "workers": f"{plan.workers or 'as many as the cluster has room for'}, a thread each"
-        + (f", on the Ray cluster at {plan.address}" if plan.address else ""),
-        "data": f"{plan.dataset}, {where_images_are(plan.dataset, plan.data_dir)}",
-        "store": redact(plan.tracking_uri),
-        "checkpoints": f"every {plan.checkpoint_every} epochs, in {plan.checkpoint_dir}",
-        **({"model": f"{plan.model}, a version of it the best generator"} if plan.model else {}),
-    }
-    return "\n".join([*plan.notes, *(f"{what:<14} {words}" for what, words in lines.items())])
-
-
-def _listed(values: tuple[object, ...]) -> str:
-    return " ".join(map(str, values))

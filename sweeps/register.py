@@ -19,7 +19,7 @@ from gan_core.networks import SIDE, load_generator
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact
 from gan_core.training import fixed_noise
-from sweeps.resume import Sweep, children
+from sweeps.runs import Sweep, children
 
 CODE = Path(__file__).with_name("served_generator.py")
 SERVED_WITH = ("mlflow", "numpy", "safetensors")  # the packages that CODE imports
@@ -102,9 +102,7 @@ def scored_runs(runs: Sequence[Run]) -> list[Run]:
     if not scored:
         lack = f"no finished run has a {names.FD}" if finished else "no run of the sweep has finished"
         raise UserError(f"{lack}, so none is the best")
-    by = {
-        (run.data.tags.get(names.CLASSIFIER), run.data.tags.get(names.EVALUATION_IMAGES)) for run in scored
-    }
+    by = {(run.data.tags.get(names.CLASSIFIER), run.data.tags.get(names.EVALUATION_IMAGES)) for run in scored}
     if len(by) > 1:
         raise UserError(
             "the sweep's runs were scored with different classifiers or numbers of images, and such scores "

@@ -1,6 +1,5 @@
 """Compare the cells of a sweep: a page that says which setting is best and how sure one can be."""
 
-import argparse
 import os
 import sys
 import tempfile
@@ -11,9 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from gan_core.cli import OK, OneLineParser, add_store, run_command
 from gan_core.errors import UserError
-from gan_core.storage import write_atomically
+from gan_core.storage import checkpoint_folder, write_whole
 from gan_core.tracking.queries import MlflowClient, settle_stale
-from gan_core.tracking.store import brief, check_store, checkpoint_dir, resolve_uri, sqlite_file
+from gan_core.tracking.store import brief, check_store, resolve_uri, sqlite_file
 from sweeps.comparison.overview import (
     CONTACT_SHEET,
     LOSSES_FIGURE,
@@ -67,7 +66,7 @@ def make_report(
     client = MlflowClient(uri)
     found = client.get_experiment_by_name(experiment)
     if found is not None:
-        settle_stale(client, found.experiment_id, checkpoint_dir(None, uri))
+        settle_stale(client, found.experiment_id, checkpoint_folder(None, sqlite_file(uri)))
     parent, namesakes = find_sweep(client, experiment, sweep)
     folder = output or report_folder(uri, parent.info.run_name)
     _require_folder(folder)
@@ -88,9 +87,7 @@ def make_report(
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, allow_abbrev=False, formatter_class=argparse.HelpFormatter
-    )
+    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
     parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
     add_store(parser)
     parser.add_argument(
@@ -122,7 +119,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, content in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            write_atomically(folder / name, content)
+            write_whole(folder / name, content)
     except OSError as error:
         raise UserError(f"cannot write {folder / name}: {error.strerror}") from error
 
@@ -134,5 +131,10 @@ def _upload(client: MlflowClient, parent_id: str, files: Mapping[str, bytes]) ->
         client.log_artifacts(parent_id, scratch, ARTIFACTS)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid-report calls it."""
     run_command(PROGRAM, main)
+
+
+if __name__ == "__main__":
+    command()

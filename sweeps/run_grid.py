@@ -1,59 +1,78 @@
-"""Train a grid of GAN settings in parallel workers, track every run in MLflow, and compare the cells."""
+"""Train a grid of GAN settings in parallel workers, track every run in MLflow, and compare the settings."""
 
-from collections.abc import Sequence
+import dataclasses
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gan_core.cli import (
     OK,
     OneLineParser,
-    add_assessment,
-    add_checkpoints,
-    add_field,
-    add_places,
-    nothing_but_imports,
+    add_checkpoint_dir,
+    add_data_dir,
+    add_fields,
+    add_run_options,
+    add_store,
+    given,
     run_command,
+    without_garbage_collection,
 )
-from gan_core.config import FIELDS
+from gan_core.config import RunConfig, parse_value
+from gan_core.data import fetch_images
+from gan_core.errors import UserError
 from gan_core.evaluation import has_classifier
-from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
-from sweeps.cluster import ray_session, set_ray_environment
 from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
-from sweeps.grid import AXES
-from sweeps.plan import Plan, describe_plan, locked, make_plan
+from sweeps.grid import AxesWhen, Grid, Values, checked, parse_axis, read_sweep_file
+from sweeps.plan import Plan, WorkerOptions, describe_plan, locked, make_plan
+from sweeps.ray_session import ray_session, set_ray_environment
 
 if TYPE_CHECKING:
     from sweeps.driver import Prepared
 
 PROGRAM = "run_grid.py"
+# The grid where nothing else is asked for.
+DEFAULT_AXES: Mapping[str, Values] = {"optimizer": ("sgd", "adam"), "z_dim": (20, 50, 100, 200)}
+# Axes that have a flag of their own, which takes their values by a space.
+AXIS_FLAGS = {"--optimizers": "optimizer", "--z-dims": "z_dim"}
+RATE = "learning_rate"  # its flag, --learning-rates, also takes a list for each optimizer
+EXAMPLES = (
+    "python sweeps/run_grid.py --dataset digits --epochs 20   # a first look, without a network",
+    "python sweeps/run_grid.py --axis batch_size=32,64 --axis hidden_dim=64,128 --seeds 0 1 2",
+    "python sweeps/run_grid.py --sweep my_sweep.toml --dry-run",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run the grid, show what came of it; the exit code."""
     args = _parser().parse_args(argv)
-    plan = make_plan(args)
+    plan = make_plan(*checked(grid_asked_for(args)), args)
     console = plain_console()
     console.print(describe_plan(plan))
     if args.dry_run:
-        from sweeps.resume import describe_stock, look_up
+        from sweeps.resume import describe_state, look_up
 
-        console.print(describe_stock(look_up(plan), plan.checkpoint_dir))
+        console.print(describe_state(look_up(plan), plan.checkpoint_dir))
         return OK
     return run_sweep(plan, console)
 
 
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
-    fetch_images(plan.dataset, plan.data_dir)
-    if not has_classifier(plan.dataset):
-        _train_classifier(plan)  # minutes, perhaps, which Ctrl-C ends here and not in a thread
+    for dataset in plan.datasets:
+        fetch_images(dataset, plan.data_dir)
+        if not has_classifier(dataset):
+            _train_classifier(
+                dataset, plan.data_dir
+            )  # minutes, perhaps, which Ctrl-C ends, but not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
-        with nothing_but_imports():
+        with without_garbage_collection():
             # To import PyTorch and MLflow and to make a new store takes as long as Ray takes to start.
             prepared = beside.submit(_prepare, plan)
             workers.enter_context(ray_session(plan.address, plan.workers))
@@ -64,16 +83,16 @@ def run_sweep(plan: Plan, console: Console) -> int:
         if plan.address is None:
             let_tune_use_waiting_workers()
             return conduct(plan, ready, workers, console)
-        from sweeps.cluster import checked
+        from sweeps.cluster import nodes_checked
 
-        with checked(plan) as needs:
+        with nodes_checked(plan) as needs:
             return conduct(plan, ready, workers, console, needs)
 
 
-def _train_classifier(plan: Plan) -> None:
+def _train_classifier(dataset: str, data_dir: Path | None) -> None:
     from gan_core.evaluation.baselines import load_reference, quality_cache
 
-    load_reference(plan.dataset, quality_cache(plan.data_dir), plan.data_dir)
+    load_reference(dataset, quality_cache(data_dir), data_dir)
 
 
 def _prepare(plan: Plan) -> "Prepared":
@@ -82,51 +101,119 @@ def _prepare(plan: Plan) -> "Prepared":
     return prepare(plan)
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
-    for flag, kind, default, text in (
-        ("--optimizers", str, ["sgd", "adam"], "axis: optimizers of D and of G (default: sgd adam)"),
-        ("--z-dims", int, [20, 50, 100, 200], "axis: lengths of the noise vector z (default: 20 50 100 200)"),
-        ("--seeds", int, [0], "axis: seeds; a cell has one run for each (default: 0)"),
-        (
-            "--learning-rates",
-            str,
-            [],
-            "axis: step sizes for all optimizers, or lists such as sgd=0.03,0.1 adam=0.001 "
-            "(default: none, each optimizer has its own)",
-        ),
-    ):
-        parser.add_argument(
-            flag, nargs="+", type=kind, default=default, metavar=flag[2:-1].split("-")[-1].upper(), help=text
+def grid_asked_for(args: Namespace) -> Grid:
+    """The grid of the command's flags, not checked yet. Raises UserError."""
+    axes, axes_when = _axes_of_flags(args)
+    fixed = given(args, RunConfig)
+    if args.sweep is not None:
+        if axes or axes_when:
+            raise UserError("--sweep FILE has the axes: write them there, or leave --sweep out")
+        grid = read_sweep_file(args.sweep)
+        return dataclasses.replace(grid, fixed={**grid.fixed, **fixed}, seeds=args.seeds or grid.seeds)
+    if not args.axis:
+        missing = {name: values for name, values in DEFAULT_AXES.items() if name not in axes}
+        axes = {name: (axes | missing)[name] for name in dict.fromkeys([*DEFAULT_AXES, *axes])}
+        if RATE in axes:  # its place in the runs' names is right behind the first axis
+            first, *others = (name for name in axes if name != RATE)
+            axes = {name: axes[name] for name in (first, RATE, *others)}
+    return Grid(axes, axes_when, fixed, args.seeds or Grid().seeds)
+
+
+def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
+    axes: dict[str, Values] = {}
+    for flag, name in AXIS_FLAGS.items():
+        if (values := getattr(args, flag.removeprefix("--").replace("-", "_"))) is not None:
+            axes[name] = tuple(values)
+    rates = _parse_rates(args.learning_rates or [])
+    axes_when: list[AxesWhen] = []
+    if isinstance(rates, dict):
+        axes_when = [AxesWhen({"optimizer": optimizer}, {RATE: its}) for optimizer, its in rates.items()]
+    elif rates:
+        axes[RATE] = rates
+    for text in args.axis or []:
+        name, values = parse_axis(text)
+        if name in axes:
+            raise UserError(f"{name} is given twice as an axis: give all of its values at once")
+        axes[name] = values
+    return axes, axes_when
+
+
+def _parse_rates(words: Sequence[str]) -> Values | dict[str, Values]:
+    """What --learning-rates was given: `0.01 0.03` for all optimizers, or `sgd=0.01,0.03 adam=0.001`."""
+    lists = [word.partition("=") for word in words]
+    if not any(equals for _, equals, _ in lists):
+        return tuple(parse_value(RATE, word) for word in words)
+    if plain := [word for word, equals, _ in lists if not equals]:
+        raise UserError(
+            f"--learning-rates should be numbers for all optimizers, or OPTIMIZER=RATE,RATE for each: "
+            f"{plain[0]!r} stands among the latter"
         )
-    for name in FIELDS:
-        if name not in AXES:
-            add_field(parser, name)
-    add_assessment(parser)
-    add_checkpoints(parser)
-    add_places(parser)
-    parser.add_argument(
+    rates: dict[str, Values] = {}
+    for optimizer, _, listed in lists:
+        if optimizer in rates:
+            raise UserError(f"--learning-rates has {optimizer} twice: give one list, {optimizer}=RATE,RATE")
+        rates[optimizer] = tuple(parse_value(RATE, text) for text in listed.split(","))
+    return rates
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(PROGRAM, __doc__, EXAMPLES)
+    settings = parser.add_argument_group(
+        "the settings", "What varies. Without --axis and --sweep: --optimizers × --z-dims."
+    )
+    settings.add_argument(
+        "--optimizers", nargs="+", metavar="OPTIMIZER", help="axis: of D and of G (default: sgd adam)"
+    )
+    settings.add_argument(
+        "--z-dims", nargs="+", type=int, metavar="DIM",
+        help="axis: lengths of the noise vector z (default: 20 50 100 200)",
+    )  # fmt: skip
+    settings.add_argument(
+        "--learning-rates", nargs="+", metavar="RATE",
+        help="axis: step sizes for all optimizers, or lists such as sgd=0.03,0.1 adam=0.001 "
+        "(default: none, each optimizer has its own)",
+    )  # fmt: skip
+    settings.add_argument(
+        "--axis", action="append", metavar="FIELD=VALUE,VALUE",
+        help="axis: any field of a run but seed and device, again and again; then only what is given varies",
+    )  # fmt: skip
+    settings.add_argument(
+        "--sweep", type=Path, metavar="FILE.toml", help="a sweep written down: its axes and fixed fields"
+    )
+    settings.add_argument(
+        "--seeds", nargs="+", type=int, metavar="SEED", help="each setting has a run for each (default: 0)"
+    )
+    runs = parser.add_argument_group("each run", "The same for all runs, unless the field is an axis.")
+    without: Any = {*AXIS_FLAGS.values(), RATE, "seed"}
+    add_fields(runs, RunConfig, without)
+    add_run_options(runs)
+    record = parser.add_argument_group("the record")
+    record.add_argument(
         "--name", metavar="NAME",
         help="name of the sweep, which goes on if there is one (default: the unnamed one of these settings)",
     )  # fmt: skip
-    parser.add_argument(
-        "--retries", type=int, default=2, metavar="N", help="of a run whose worker died (default: 2)"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="runs at a time, a thread each (default: all cores)"
-    )
-    parser.add_argument(
-        "--address", metavar="HOST:PORT", help="an existing Ray cluster to run on (default: this machine)"
-    )
-    parser.add_argument(
+    add_store(record)
+    record.add_argument(
         "--register", metavar="NAME",
         help="make the generator of least fd the newest version of this registered model (default: none)",
     )  # fmt: skip
-    parser.add_argument(
+    place = parser.add_argument_group("where it runs")
+    add_fields(place, WorkerOptions)
+    add_data_dir(place)
+    add_checkpoint_dir(place)
+    place.add_argument(
+        "--address", metavar="HOST:PORT", help="an existing Ray cluster to run on (default: this machine)"
+    )
+    place.add_argument(
         "--dry-run", action="store_true", help="print the plan, and what is left of it to do, and stop"
     )
     return parser
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid calls it."""
     run_command(PROGRAM, main)
+
+
+if __name__ == "__main__":
+    command()

@@ -13,8 +13,9 @@ from gan_core.live import in_time
 from gan_core.storage import project_root
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact, sqlite_file
+from sweeps.compat import view_address
 from sweeps.report import CONTACT_SHEET, LOSSES_FIGURE, RunRecord
-from sweeps.resume import Sweep
+from sweeps.runs import Sweep
 
 
 def show_results(
@@ -62,10 +63,9 @@ def show_results(
 
 
 def _ui_address(uri: str, sweep: Sweep) -> str:
-    """The chart view of the sweep's experiment. From its front page the UI leads elsewhere first."""
+    """Where `mlflow ui` shows the sweep's runs. From its front page the UI leads elsewhere first."""
     server = redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    view = "compareRunsMode=CHART&workflowType=machine_learning"
-    return f"{server}/#/experiments/{sweep.experiment_id}/runs?{view}"
+    return view_address(server, sweep.experiment_id, sweep.parent_id)
 
 
 def _ui_command(uri: str) -> str:

@@ -3,16 +3,16 @@
 import dataclasses
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.util import get_node_ip_address
 
 from gan_core.checkpoint import LOCK_PATIENCE, CheckpointFolder
@@ -20,13 +20,12 @@ from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
-from gan_core.live import LiveView, Progress
+from gan_core.events import Progress
 from gan_core.run import Job, Outcome, run
-from gan_core.storage import Bucket, Place, place
+from gan_core.storage import ObjectPath, StoragePath, storage_path
 from gan_core.tracking.tracker import MlflowTracker
 from sweeps.cluster import Needs, grant, lacks
 
-WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
 REPORT_INTERVAL = 0.5  # seconds: a report takes the driver some milliseconds, of each run
 ASK_INTERVAL = 2.0  # seconds between two looks for the stop file in an object store
 # Seconds for the process that trained the run before to be gone. It may have died with its machine, whose
@@ -47,6 +46,13 @@ class Task:
     stop_file: str  # where a file appears when the sweep is interrupted
 
 
+class ImageSetLabel(NamedTuple):
+    """An image set but for its images."""
+
+    digest: str
+    source: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Common:
     """What all runs of a sweep share beside the images.
@@ -54,23 +60,23 @@ class Common:
     What may hold a password is here and not in a Task: Tune writes that into a file.
     """
 
-    about: dict[str, str]  # the image set's name, digest and source
-    reference: Reference  # ready, of that set
+    images: Mapping[str, ImageSetLabel]  # by data set
+    references: Mapping[str, Reference]  # ready, by data set
     assessment: EvaluationSchedule
     tracking_uri: str = dataclasses.field(repr=False)
     needs: Needs | None = None  # on a cluster: what its nodes must have
 
 
-def run_trial(trial: dict[str, Any], pixels: NDArray[np.uint8], common: Common) -> None:
+def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> None:
     """Train the run of `trial["task"]` (a Task's fields) and report its progress and its end to Ray Tune.
 
-    `pixels`: the images, uint8, N×1×28×28, in Ray's object store, which every worker of a machine reads in
-    place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
+    `pixels`: by data set its images, uint8, N×1×28×28, in Ray's object store, which every worker of a
+    machine reads in place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
     """
     if common.needs:
         _require(common.needs)
     try:
-        outcome = _train(Task(**trial["task"]), _image_set(pixels, common.about), common)
+        outcome = _train(Task(**trial["task"]), pixels, common)
     except UserError as error:
         outcome = Outcome("FAILED", str(error))
     except Exception as error:  # outside of the run: no room for its scratch files, say
@@ -97,23 +103,34 @@ def _require(needs: Needs) -> None:
 _fit: set[str] = set()  # the tokens of the sweeps for which this process' node has all that it needs
 
 
-def _image_set(pixels: NDArray[np.uint8], about: dict[str, str]) -> ImageSet:
+def _image_set(name: str, pixels: NDArray[np.uint8], label: ImageSetLabel) -> ImageSet:
     with warnings.catch_warnings():
         # The shared memory cannot be written to, and is not: batches are copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return ImageSet(images=torch.from_numpy(pixels), **about)
+        return ImageSet(name, torch.from_numpy(pixels), label.digest, label.source)
 
 
-def _train(task: Task, data: ImageSet, common: Common) -> Outcome:
+def _train(task: Task, pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> Outcome:
     torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
     config = RunConfig(**task.config)
-    checkpoints = CheckpointFolder(place(task.checkpoints), config)
+    name = config.dataset
+    data = _image_set(name, pixels[name], common.images[name])
+    checkpoints = CheckpointFolder(storage_path(task.checkpoints), config)
     job = Job(
-        task.name, config, data, common.reference, common.assessment, checkpoints, task.checkpoint_every
+        task.name,
+        config,
+        data,
+        common.references[name],
+        common.assessment,
+        checkpoints,
+        task.checkpoint_every,
     )
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
-    with closing(_Reporter(config.epochs, place(task.stop_file))) as reporter, checkpoints.locked(patience):
+    with (
+        closing(_Reporter(config.epochs, storage_path(task.stop_file))) as reporter,
+        checkpoints.locked(patience),
+    ):
         tracker = MlflowTracker(common.tracking_uri, task.run_id, config, data, task.name)
         return run(job, tracker, reporter)
 
@@ -125,7 +142,7 @@ class _Reporter:
     never asks: the run would wait for ever, where it is to keep a checkpoint.
     """
 
-    def __init__(self, epochs: int, stop_file: Place) -> None:
+    def __init__(self, epochs: int, stop_file: StoragePath) -> None:
         self._epochs = epochs
         self._stop_file = stop_file
         self._last_report = 0.0
@@ -150,7 +167,7 @@ class _Reporter:
         self._thread.join()
 
     def should_stop(self) -> bool:
-        if isinstance(self._stop_file, Bucket):
+        if isinstance(self._stop_file, ObjectPath):
             if time.monotonic() - self._asked >= ASK_INTERVAL:
                 self._asked = time.monotonic()
                 with suppress(OSError):  # a store that is away has nothing to say
@@ -161,46 +178,3 @@ class _Reporter:
     def _report(self) -> None:
         while (report := self._reports.get()) is not None:
             tune.report(report)
-
-
-class Listener(tune.Callback):
-    """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
-
-    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
-        """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
-        self.view = view
-        self.outcomes = outcomes
-        self._unfit: dict[str, str] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its callbacks so as to restore an experiment, which is not how we resume."""
-        return {}
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
-    ) -> None:
-        """A worker has reported an epoch, or the end of its run."""
-        if "progress" in result:
-            self.view.update(Progress(**result["progress"]))
-        elif "said" in result:
-            self.view.say(trial.config["task"]["name"], result["said"])
-        elif "unfit" in result:
-            self._unfit[trial.config["task"]["name"]] = result["unfit"]
-        elif "status" in result:
-            self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died, and Tune gives the run to another one."""
-        name = trial.config["task"]["name"]
-        self.view.say(name, f"{self._unfit.pop(name, WORKER_DIED)}; trying again")
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died, once too often: what breaks in a run is told as its outcome, not as an error."""
-        times = f", {trial.num_failures} times" if trial.num_failures > 1 else ""
-        unfit = self._unfit.get(trial.config["task"]["name"])
-        self._end(trial, Outcome("FAILED", unfit or WORKER_DIED + times))
-
-    def _end(self, trial: Trial, outcome: Outcome) -> None:
-        name = trial.config["task"]["name"]
-        self.outcomes[name] = outcome
-        self.view.end(name, *outcome)

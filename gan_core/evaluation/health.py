@@ -8,14 +8,13 @@ epochs.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gan_core.evaluation.scores import Evaluation
+from gan_core.events import Diagnosis, Evaluated
 from gan_core.metric_names import (
     COVERAGE,
     FD,
@@ -28,8 +27,6 @@ from gan_core.metric_names import (
     SCORE_FAKE,
     SCORE_REAL,
 )
-
-Health = Literal["ok", "collapsed", "diverged", "mode-collapsed", "d-dominant", "not-learning"]
 
 # Half of the loss's clamp at 100. Broken runs have a mean of 98 or more in an epoch, others 10 or less.
 PINNED_LOSS = 50.0
@@ -53,15 +50,6 @@ LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
 LOSSES = {"discriminator": LOSS_D, "generator": LOSS_G}
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """A run's health, the evidence for it in one line, and the epoch (1-based) since which it holds."""
-
-    health: Health
-    reason: str
-    epoch: int
-
-
 def pixel_spread(images: Tensor) -> float:
     """How much images of different z differ: a pixel's standard deviation over the images, mean over pixels.
 
@@ -75,7 +63,7 @@ def diagnose(
     history: Sequence[Mapping[str, float]],
     last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
     spread: float,
-    evaluation: Evaluation | None = None,
+    evaluation: Evaluation | Evaluated | None = None,
     untrained_baseline: Mapping[str, float] | None = None,
 ) -> Diagnosis:
     """The run's health: the first of these that holds.
@@ -150,7 +138,7 @@ def _collapsed(
 
 def _not_learning(
     history: Sequence[Mapping[str, float]],
-    evaluation: Evaluation | None,
+    evaluation: Evaluation | Evaluated | None,
     untrained_baseline: Mapping[str, float] | None,
 ) -> Diagnosis | None:
     if evaluation is None or untrained_baseline is None:
@@ -167,7 +155,7 @@ def _not_learning(
 
 
 def _mode_collapsed(
-    history: Sequence[Mapping[str, float]], evaluation: Evaluation | None
+    history: Sequence[Mapping[str, float]], evaluation: Evaluation | Evaluated | None
 ) -> Diagnosis | None:
     if evaluation is None:
         return None

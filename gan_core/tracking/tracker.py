@@ -22,8 +22,7 @@ from gan_core import metric_names as names
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.evaluation.health import Diagnosis
-from gan_core.events import Baselines, EpochEnd, Evaluated, Event, Reached, Samples, Trained
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Reached, Samples, Trained
 from gan_core.run_folder import RunFolder
 from gan_core.tracking.queries import MlflowClient, end_run
 from gan_core.tracking.store import brief

@@ -9,7 +9,7 @@ from sweeps.comparison.cells import Comparison
 from sweeps.comparison.records import FD, RunRecord, SweepRecord
 from sweeps.comparison.statistics import Estimate, PairedTest, holm, paired_t, t_interval
 from sweeps.comparison.words import counted, interval, listed, number, optimizer_name, p_clause
-from sweeps.grid import short
+from sweeps.grid import text_of as short
 
 
 @dataclass(frozen=True)

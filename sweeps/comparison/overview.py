@@ -15,7 +15,7 @@ from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.pictures import SHEETS, epoch_of
 from sweeps.comparison.records import FD, RunRecord
 from sweeps.comparison.words import number
-from sweeps.grid import short
+from sweeps.grid import text_of as short
 
 LOSSES_FIGURE, CONTACT_SHEET = "losses.png", "contact_sheet.png"
 

@@ -9,9 +9,12 @@ from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from gan_core.errors import UserError
+from gan_core.metric_names import SETTING as CELL_TAG
+from gan_core.metric_names import SWEEP_KIND as KIND_TAG
+from gan_core.metric_names import SWEEP_NOW as NOW
 from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.records import FD, AbsentRun, Classifier, RunRecord, SweepRecord
-from sweeps.resume import CELL_TAG, KIND_TAG, NOW, Sweep, children, commits
+from sweeps.runs import Sweep, children, commits
 
 # Read point by point; of every other metric the last point alone, which comes with the run.
 HISTORIES = (

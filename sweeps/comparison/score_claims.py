@@ -10,7 +10,7 @@ from sweeps.comparison.decisions import PLAIN, RATIO, Claim, Part, Shown, decide
 from sweeps.comparison.practical import BLURRED_Z, CLEAR_Z, lacking, scores_by_seed
 from sweeps.comparison.records import FD, RunRecord
 from sweeps.comparison.words import listed, optimizer_name
-from sweeps.grid import short
+from sweeps.grid import text_of as short
 
 SENSIBLE_Z = (50, 100)
 

@@ -24,9 +24,13 @@ from sweeps.comparison.words import (
     p_value,
     setting,
 )
-from sweeps.resume import OWN_RATES
 
-AXIS_PARAMS = ("optimizers", "z_dims", "seeds", "learning_rates")
+AXIS_PARAMS = {
+    "optimizer": "optimizers",
+    "z_dim": "z_dims",
+    "seed": "seeds",
+    "learning_rate": "learning_rates",
+}
 CONTRAST_NOTES = (
     "By seed: runs of one seed share the first weights of D and the order of the images, so each seed is a "
     "pair. "
@@ -202,8 +206,7 @@ def _grid_command(record: SweepRecord) -> str:
     words = ["python", "sweeps/run_grid.py"]
     for name, value in record.params.items():
         if name in AXIS_PARAMS:
-            if value != OWN_RATES:
-                words += [flag(name), *map(quote, value.split())]
+            words += [flag(AXIS_PARAMS[name]), *map(quote, value.split())]
         elif name in FIELDS:
             words += [flag(name), quote(value)]
     return " ".join([*words, "--name", quote(record.name)])

@@ -7,7 +7,7 @@ from gan_core.live import in_time
 from sweeps.comparison.cells import Cell
 from sweeps.comparison.records import FD
 from sweeps.comparison.statistics import Estimate
-from sweeps.grid import short
+from sweeps.grid import text_of as short
 
 NONE = "–"
 

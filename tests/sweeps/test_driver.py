@@ -11,17 +11,18 @@ import torch
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.errors import UserError
+from gan_core.metric_names import LOCK
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import LOCK_TAG, MlflowClient
+from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from gan_core.training import train
-from sweeps.cluster import ray_session, set_ray_environment
 from sweeps.compat import let_tune_use_waiting_workers
-from sweeps.grid import grid_runs, make_grid
+from sweeps.grid import Grid
 from sweeps.plan import Plan, locked
-from sweeps.resume import begin_sweep
+from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.runs import begin_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +42,14 @@ def _ray():
 @pytest.fixture
 def plan(uri, tmp_path):
     def make(z_dims=(5,), epochs=3, **changes):
-        grid, notes = make_grid(["adam"], z_dims, [0])
-        runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=epochs)
+        grid = Grid(
+            {"optimizer": ("adam",), "z_dim": tuple(z_dims)},
+            fixed={"dataset": "digits", "hidden_dim": 8, "epochs": epochs},
+        )
         plan = Plan(
-            "small", "grid", grid, runs, notes, "digits", None, uri, 1, None, EvaluationSchedule(every=0), named=True,
-            again=False, checkpoint_dir=tmp_path / "checkpoints", checkpoint_every=1, retries=0,
+            name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],
+            options=RunOptions(evaluate_every=0, checkpoint_every=1), tracking_uri=uri,
+            checkpoint_dir=tmp_path / "checkpoints", workers=1, retries=0,
         )  # fmt: skip
         return dataclasses.replace(plan, **changes)
 
@@ -95,14 +99,14 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
     client = MlflowClient(uri)
     client.update_run(*rows("SELECT run_uuid FROM runs WHERE name = 'small'")[0], status="RUNNING")
     code, said = go(plan())
-    assert (code, to_do(said)) == (0, "1 finished")
+    assert (code, to_do(said)) == (0, "1 skip")
     assert "adam_z5" in said  # and shows what there is
     assert children() == first
     assert rows("SELECT status FROM runs WHERE name = 'small'") == [("FINISHED",)]
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
     code, said = go(plan((5, 6)))
-    assert (code, to_do(said)) == (0, "1 finished, 1 new")
+    assert (code, to_do(said)) == (0, "1 skip, 1 new")
     grown = children()
     assert grown["adam_z5_s0"] == first["adam_z5_s0"]
     assert len(rows("SELECT 1 FROM runs WHERE name = 'small'")) == 1
@@ -116,7 +120,7 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
         CheckpointFolder(folder, own).load(print)
     )
     code, said = go(plan((5, 6), epochs=6))
-    assert (code, to_do(said)) == (1, "2 more epochs")
+    assert (code, to_do(said)) == (1, "2 extend")
     assert "is of another config" in said
     assert children("deleted") == {
         "adam_z5_s0": first["adam_z5_s0"]
@@ -127,7 +131,7 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
 
     (tmp_path / "checkpoints" / failed / file.name).write_bytes(content)
     code, said = go(plan((5, 6), epochs=6))
-    assert (code, to_do(said)) == (0, "1 finished, 1 tried again")
+    assert (code, to_do(said)) == (0, "1 skip, 1 retry")
     longer = children()
     assert longer["adam_z6_s0"] == (failed, "FINISHED")
     assert rows("SELECT 1 FROM tags WHERE key = 'failure_reason'") == []
@@ -174,10 +178,10 @@ def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, plan, rows, uri
         for key, value in params.items():
             client.log_param(stray, key, value)
     ((first,),) = rows("SELECT run_uuid FROM runs WHERE name = 'adam_z5_s0'")
-    client.delete_tag(first, "sweep.cell")
-    client.set_tag(parent, LOCK_TAG, "../../x")
+    client.delete_tag(first, "sweep.setting")
+    client.set_tag(parent, LOCK, "../../x")
     code, said = go(plan(name=name))
-    assert (code, to_do(said)) == (0, "1 finished")
+    assert (code, to_do(said)) == (0, "1 skip")
     assert f"Report:   {tmp_path / 'reports'}" in said
     assert set(tmp_path.parent.iterdir()) == before
     known = {"mlflow.db", ".mlflow.db.lock", "mlruns", "checkpoints", "reports"}

@@ -5,7 +5,7 @@ import pytest
 # In processes of their own: Ray reads its settings when it is imported, and this process has not set them.
 GIVEN = """
 import json
-from sweeps.driver import InOrder
+from sweeps.trials import InOrder
 queue = InOrder({"number": number} for number in range(3))
 print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
 """
@@ -13,14 +13,14 @@ print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
 TOGETHER = """
 import json, sys, time
 from pathlib import Path
-from sweeps.cluster import ray_session, set_ray_environment
+from sweeps.ray_session import ray_session, set_ray_environment
 from sweeps.compat import let_tune_use_waiting_workers
 set_ray_environment(None)
 folder = Path(sys.argv[1])
 with ray_session(None, 3):
     let_tune_use_waiting_workers()
     from ray import tune
-    from sweeps.driver import InOrder
+    from sweeps.trials import InOrder
 
     def trial(config):
         # Asked for one by one, the first worker would wait in vain.

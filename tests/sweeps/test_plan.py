@@ -17,7 +17,7 @@ VALUES = [
     "file:///etc/passwd", "file:x.db", "http://[", "http://127.0.0.1:9", "http://u:p%00@127.0.0.1:9/",
     "http://127.0.0.1:99999", "http://", "postgresql://u:s3cret@127.0.0.1:9/x", "mysql://", "a:1", "a:b:c",
     "💥", "\udcff", "\udcff.db", "two\nlines", "{}", "%s %(prog)s", "$(id)", "'; DROP TABLE runs; --",
-    "sgd", "adam", "digits", "mnist", "cuda", "sgd=0.1", "sgd=", "=0.1", "sgd=0.1,x", "adam=nan",
+    "sgd", "adam", "digits", "mnist", "cuda", "sgd=0.1", "sgd=", "=0.1", "batch_size=1,2", "z_dim=3", "seed=1", "epochs=1,1", "device=cpu", "x=1", "sgd=0.1,x", "adam=nan",
 ]  # fmt: skip
 # As the system hands words over: any bytes but 0, and what is no UTF-8 as surrogates. None has a colon, for a
 # name could be looked up in the network.
@@ -31,7 +31,7 @@ ADDRESSES = [
 FLAGS = [
     "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--hidden-dim",
     "--dataset", "--device", "--evaluate-every", "--checkpoint-every", "--checkpoint-dir", "--data-dir",
-    "--tracking-uri", "--experiment", "--name", "--retries", "--workers",
+    "--tracking-uri", "--experiment", "--name", "--retries", "--workers", "--axis", "--sweep",
 ]  # fmt: skip
 GIVEN = (
     st.tuples(st.sampled_from(FLAGS), WORDS)

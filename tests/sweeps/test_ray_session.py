@@ -4,7 +4,7 @@ import pytest
 
 WAITING = """
 import json, sys
-from sweeps.cluster import ray_session, set_ray_environment
+from sweeps.ray_session import ray_session, set_ray_environment
 from sweeps.compat import let_tune_use_waiting_workers
 set_ray_environment(None)
 with ray_session(None, 1):

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gan_core.config import EvaluationSchedule
+from gan_core.config import RunOptions
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
-from gan_core.tracking.queries import LOCK_TAG, MlflowClient, settle_stale
+from gan_core.metric_names import LOCK
+from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison.reading import read_record
-from sweeps.grid import grid_runs, make_grid
+from sweeps.grid import Grid
 from sweeps.plan import Plan
-from sweeps.resume import Step, Stock, add_child, begin_sweep, describe_stock, look_up, settle, take_stock
+from sweeps.resume import Step, SweepState, describe_state, look_up, sweep_state
+from sweeps.runs import add_child, begin_sweep, settle
 
 NAMES = ["sgd_z5_s0", "adam_z5_s0"]
 
@@ -33,12 +35,14 @@ def experiment(uri):
 
 @pytest.fixture
 def plan(uri, tmp_path):
-    def make(epochs=5, z_dims=(5,), **changes):
-        grid, notes = make_grid(["sgd", "adam"], z_dims, [0])
-        runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=epochs)
+    def make(epochs=5, z_dims=(5,), hidden_dim=8, **changes):
+        grid = Grid(
+            {"optimizer": ("sgd", "adam"), "z_dim": tuple(z_dims)},
+            fixed={"dataset": "digits", "hidden_dim": hidden_dim, "epochs": epochs},
+        )
         plan = Plan(
-            "small", "grid", grid, runs, notes, "digits", None, uri, 1, None, EvaluationSchedule(), named=True,
-            again=False, checkpoint_dir=tmp_path / "checkpoints", checkpoint_every=10, retries=2,
+            name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],
+            options=RunOptions(), tracking_uri=uri, checkpoint_dir=tmp_path / "checkpoints", workers=1,
         )  # fmt: skip
         return dataclasses.replace(plan, **changes)
 
@@ -65,44 +69,44 @@ def begun(client, experiment, plan):
 
 
 def test_seed_by_seed_the_longest_first():
-    grid, _ = make_grid(["sgd", "adam"], [5, 7], [3, 1])
-    steps = [Step(run, "new") for run in grid_runs(grid, dataset="digits")]
-    steps[1] = dataclasses.replace(steps[1], action="finished")  # sgd_z7_s3
-    names = [step.run.name for step in Stock(None, steps).in_turn()]
+    grid = Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, fixed={"dataset": "digits"}, seeds=(3, 1))
+    steps = [Step(run, "new") for run in grid.runs()]
+    steps[1] = dataclasses.replace(steps[1], action="skip")  # sgd_z7_s3
+    names = [step.run.name for step in SweepState(None, steps).longest_first()]
     assert names == [
         "adam_z7_s3", "adam_z5_s3", "sgd_z5_s3", "adam_z7_s1", "adam_z5_s1", "sgd_z7_s1", "sgd_z5_s1",
     ]  # fmt: skip
 
 
 def actions(client, experiment, plan):
-    return [step.action for step in take_stock(client, experiment, plan).steps]
+    return [step.action for step in sweep_state(client, experiment, plan).steps]
 
 
 def test_where_there_is_nothing_all_is_new(client, experiment, plan):
-    stock = take_stock(client, experiment, plan())
-    assert stock.sweep is None
-    assert [step.action for step in stock.steps] == ["new", "new"]
-    assert stock.count() == "2 new"
+    state = sweep_state(client, experiment, plan())
+    assert state.sweep is None
+    assert [step.action for step in state.steps] == ["new", "new"]
+    assert state.count() == {"new": 2}
 
 
 @pytest.mark.parametrize(
     ("status", "action"),
-    [("FINISHED", "finished"), ("KILLED", "goes on"), ("FAILED", "tried again"), ("SCHEDULED", "new")],
+    [("FINISHED", "skip"), ("KILLED", "resume"), ("FAILED", "retry"), ("SCHEDULED", "new")],
 )
 def test_a_run_is_what_its_status_says(client, experiment, plan, begun, status, action):
     sweep, run_ids = begun(status, "FINISHED")
-    stock = take_stock(client, experiment, plan(z_dims=(5, 6)))
-    assert stock.sweep == sweep
-    assert [step.action for step in stock.steps] == [action, "new", "finished", "new"]
-    assert [step.run_id for step in stock.steps] == [run_ids[0], "", run_ids[1], ""]
-    assert len(stock.to_do()) == 2 + (status != "FINISHED")
+    state = sweep_state(client, experiment, plan(z_dims=(5, 6)))
+    assert state.sweep == sweep
+    assert [step.action for step in state.steps] == [action, "new", "skip", "new"]
+    assert [step.run_id for step in state.steps] == [run_ids[0], "", run_ids[1], ""]
+    assert len(state.to_do()) == 2 + (status != "FINISHED")
 
 
 def test_more_epochs_continue_the_longest_and_replace_all_shorter(client, experiment, plan, begun):
     sweep, (first, _) = begun("FINISHED", "FINISHED", epochs=5)
     _, (second, _) = begun("KILLED", "KILLED", epochs=8, found=sweep)
-    step = take_stock(client, experiment, plan(epochs=20)).steps[0]
-    assert (step.action, step.run_id, step.shorter) == ("more epochs", "", (first, second))
+    step = sweep_state(client, experiment, plan(epochs=20)).steps[0]
+    assert (step.action, step.run_id, step.shorter) == ("extend", "", (first, second))
 
 
 @pytest.mark.parametrize("status", ["SCHEDULED", "KILLED", "FAILED", "FINISHED"])
@@ -111,16 +115,34 @@ def test_what_a_longer_run_replaces_is_known_after_a_break_too(client, experimen
     sweep, (shorter, _) = begun("FINISHED", "FINISHED", epochs=5)
     longer_plan = plan(epochs=20)
     _, (longer,) = begun(status, epochs=20, plan=longer_plan, found=sweep)
-    step = take_stock(client, experiment, longer_plan).steps[0]
+    step = sweep_state(client, experiment, longer_plan).steps[0]
     assert (step.run_id, step.shorter) == (longer, (shorter,))
     settle(client, sweep, "KILLED", {}, {longer: step.shorter})
     there = {run.info.run_id for run in client.search_runs([experiment])}
     assert (shorter in there) == (status != "FINISHED")
 
 
+def test_where_the_length_is_an_axis_a_shorter_run_is_another_run(client, experiment, plan, begun):
+    grid = Grid({"epochs": (3, 5, 8)}, fixed={"dataset": "digits", "hidden_dim": 8})
+    longer = plan(grid=grid, runs=grid.runs())
+    _, run_ids = begun("SCHEDULED", "FINISHED", plan=longer, epochs=5)
+    steps = sweep_state(client, experiment, longer).steps
+    assert [(step.action, step.run_id, step.shorter) for step in steps] == [
+        ("new", run_ids[0], ()), ("skip", run_ids[1], ()), ("new", "", ()),
+    ]  # fmt: skip
+
+
+def test_a_sweep_of_another_version_is_refused_not_misread(client, experiment, plan, begun):
+    sweep, _ = begun("FINISHED", "FINISHED")
+    client.delete_tag(sweep.parent_id, "sweep.format")
+    with pytest.raises(UserError, match=r"'small' was recorded by another version .*choose another --name"):
+        sweep_state(client, experiment, plan())
+    assert actions(client, experiment, plan(name="other")) == ["new", "new"]
+
+
 def test_fewer_epochs_than_trained_are_finished(client, experiment, plan, begun):
     begun("FINISHED", "KILLED", epochs=20)
-    assert actions(client, experiment, plan(epochs=5)) == ["finished", "new"]
+    assert actions(client, experiment, plan(epochs=5)) == ["skip", "new"]
 
 
 def test_names_and_settings_tell_sweeps_apart(client, experiment, plan, begun):
@@ -131,11 +153,10 @@ def test_names_and_settings_tell_sweeps_apart(client, experiment, plan, begun):
     with pytest.raises(
         UserError, match=r"there is a sweep 'small' with other settings .*choose another --name"
     ):
-        runs = grid_runs(plan().grid, dataset="digits", hidden_dim=9)
-        take_stock(client, experiment, plan(runs=runs))
+        sweep_state(client, experiment, plan(hidden_dim=9))
     unnamed = plan(name="grid-20200101-000000", named=False)
     begun("FINISHED", "FAILED", plan=unnamed)
-    assert actions(client, experiment, plan(name="grid-today", named=False)) == ["finished", "tried again"]
+    assert actions(client, experiment, plan(name="grid-today", named=False)) == ["skip", "retry"]
 
 
 @pytest.mark.parametrize(
@@ -157,20 +178,20 @@ def test_names_and_settings_tell_sweeps_apart(client, experiment, plan, begun):
 def test_a_sweep_is_found_by_its_name_whatever_that_is(client, experiment, plan, begun, name):
     begun("FINISHED", "KILLED")
     begun("FINISHED", "FINISHED", plan=plan(name=name))
-    assert actions(client, experiment, plan(name=name)) == ["finished", "finished"]
-    assert actions(client, experiment, plan()) == ["finished", "goes on"]
+    assert actions(client, experiment, plan(name=name)) == ["skip", "skip"]
+    assert actions(client, experiment, plan()) == ["skip", "resume"]
 
 
 def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
     sweep, (first, second) = begun("SCHEDULED", "SCHEDULED")
-    for key, value in (("config_hash", "💥"), ("sweep.cell", "")):
+    for key, value in (("config_hash", "💥"), ("sweep.setting", "")):
         client.set_tag(first, key, value)
     client.log_param(second, "epochs", "abc")
     client.update_run(second, status="FINISHED")
     stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.parent_id})
     client.log_param(stray.info.run_id, "epochs", "9" * 5000)
     for _ in range(2):
-        client.set_tag(sweep.parent_id, LOCK_TAG, "../../../etc/passwd")
+        client.set_tag(sweep.parent_id, LOCK, "../../../etc/passwd")
         client.set_tag(sweep.parent_id, "sweep.unnamed", "\n")
         assert actions(client, experiment, plan()) == ["new", "new"]
     client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
@@ -178,9 +199,9 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
 
 
 TAGS = [
-    "config_hash", "sweep.cell", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK_TAG, "mlflow.parentRunId",
+    "config_hash", "sweep.setting", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK, "mlflow.parentRunId",
     "health", "failure_reason", "quality.classifier", "quality.classifier_accuracy", "quality.n", "quality.real_baseline",
-    "now.epochs",
+    "now.epochs", "sweep.format", "sweep.axes",
 ]  # fmt: skip
 VALUES = st.sampled_from(
     ["", "\n", "nan", "1e999", "-1", "9" * 5000, "[]", '{"a": {}}', "[" * 3000, "../../x", "/etc/passwd"]
@@ -205,9 +226,9 @@ def test_no_tag_in_the_store_breaks_what_reads_it(client, experiment, plan, fini
     for which, key, value in changes:
         client.set_tag(finished[which], key, value)
     try:
-        take_stock(client, experiment, plan(epochs=20))
+        sweep_state(client, experiment, plan(epochs=20))
     except UserError as refusal:
-        assert "with other settings" in str(refusal)
+        assert "with other settings" in str(refusal) or "in another format" in str(refusal)
     settle_stale(client, experiment, tmp_path / "checkpoints")
     record = read_record(client, client.get_run(finished[0]), "grid")
     assert record.run_id == finished[0]
@@ -226,22 +247,22 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     sweep, _ = begun("KILLED", "FAILED")
     monkeypatch.chdir(tmp_path)
     before = digest(tmp_path)
-    stock = look_up(plan(z_dims=(5, 6)))
-    assert describe_stock(stock, tmp_path / "checkpoints").splitlines() == [
-        "to do          1 goes on, 2 new, 1 tried again",
-        "  sgd_z5_s0  goes on",
+    state = look_up(plan(z_dims=(5, 6)))
+    assert describe_state(state, tmp_path / "checkpoints").splitlines() == [
+        "to do          1 resume, 2 new, 1 retry",
+        "  sgd_z5_s0  resume",
         "  sgd_z6_s0  new",
-        "  adam_z5_s0  tried again",
+        "  adam_z5_s0  retry",
         "  adam_z6_s0  new",
     ]
     assert digest(tmp_path) == before
-    assert look_up(plan(experiment="none")).count() == "2 new"
-    assert look_up(plan(tracking_uri=f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")).count() == "2 new"
+    assert look_up(plan(experiment="none")).count() == {"new": 2}
+    assert look_up(plan(tracking_uri=f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")).count() == {"new": 2}
     assert digest(tmp_path) == before
     client.update_run(sweep.parent_id, status="RUNNING")
-    said = describe_stock(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
+    said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert "on another machine or with another --checkpoint-dir" in said
     tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
-    client.set_tag(sweep.parent_id, LOCK_TAG, tag)
-    said = describe_stock(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
+    client.set_tag(sweep.parent_id, LOCK, tag)
+    said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert said == "now            it was cut off"

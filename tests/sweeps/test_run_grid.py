@@ -77,8 +77,8 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
 
     parent = client.get_run(ids["small"])
     assert parent.data.tags["sweep.kind"] == "grid"
-    assert parent.data.params["z_dims"] == "5 7"
-    assert parent.data.params["optimizers"] == "sgd adam"
+    assert parent.data.params["z_dim"] == "5 7"
+    assert parent.data.params["optimizer"] == "sgd adam"
     files = artifacts(uri, ids["small"], tmp_path / "parent")
     for figure in ("losses.png", "contact_sheet.png"):
         with Image.open(files / figure) as picture:
@@ -94,7 +94,7 @@ def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     assert first["sgd_z5_s0"] == first["adam_z5_s0"] != first["sgd_z5_s1"]
 
     out = done.stdout
-    assert "8 = 4 cells × 2 seeds" in out
+    assert "8 = 4 settings × 2 seeds" in out
     assert "every 2 epochs and at the end" in out
     health = client.get_run(ids["sgd_z5_s0"]).data.tags["health"]
     assert re.search(rf"sgd_z5 +2/2 .* {health} [12]/2", out)
@@ -201,8 +201,8 @@ def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
         before = rows("SELECT * FROM runs"), rows("SELECT * FROM tags")
         shown = command(RUN_GRID, *words, "--dry-run").stdout.splitlines()
         # The longest of a seed began first.
-        assert "to do          1 new, 2 goes on" in shown
-        assert sorted(shown[-3:]) == ["  sgd_z5_s0  new", "  sgd_z6_s0  goes on", "  sgd_z7_s0  goes on"]
+        assert "to do          1 new, 2 resume" in shown
+        assert sorted(shown[-3:]) == ["  sgd_z5_s0  new", "  sgd_z6_s0  resume", "  sgd_z7_s0  resume"]
         assert (rows("SELECT * FROM runs"), rows("SELECT * FROM tags")) == before
 
 
@@ -294,8 +294,8 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     for part in (
-        "z_dims: 20 is given 2 times and taken once",
-        "4 = 4 cells × 1 seed",
+        "z_dim: 20 is given 2 times and taken once",
+        "4 = 4 settings × 1 seed",
         "100 epochs",
         "3, a thread each",
         "to be fetched into",
@@ -320,14 +320,14 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         (["--learning-rates", "nan"], "learning_rate should be a finite number, got nan"),
         (["--epochs", "0"], "epochs should be greater than or equal to 1, got 0"),
         (["--dataset", "digits", "--batch-size", "1798"], "batch_size should be at most 1797"),
-        (["--evaluate-every", "-1"], "--evaluate-every should be 0 or more, got -1"),
-        (["--workers", "0"], "--workers should be 1 or more"),
+        (["--evaluate-every", "-1"], "--evaluate-every should be greater than or equal to 0, got -1"),
+        (["--workers", "0"], "--workers should be greater than or equal to 1, got 0"),
         (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
         (["--name", "x" * 300], "--name should be 1 to 200 printable characters"),
         (["--name", "../../x"], ""),
         (["--name", "'; DROP TABLE runs; --"], ""),
-        (["--retries", "-1"], "--retries should be 0 or more, got -1"),
-        (["--checkpoint-every", "0"], "--checkpoint-every should be 1 or more, got 0"),
+        (["--retries", "-1"], "--retries should be greater than or equal to 0, got -1"),
+        (["--checkpoint-every", "0"], "--checkpoint-every should be greater than or equal to 1, got 0"),
         (["--tracking-uri", "http://["], "the store's address cannot be understood"),
         (
             ["--tracking-uri", "postgres://me:s3cret@host/x.db"],
@@ -344,6 +344,15 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         (["--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
         (["--address", "head"], "--address should be HOST:PORT, got 'head'"),
         (["--epoch", "3"], "unrecognized arguments: --epoch"),
+        (["--learning-rates", "sgd=0.1", "0.3"], "'0.3' stands among the latter"),
+        (["--learning-rates", "sgd=0.1", "sgd=0.3"], "has sgd twice"),
+        (["--learning-rates", "sgd=0.1,x"], "learning_rate should be a valid number"),
+        (["--learning-rates", "rmsprop=0.1"], "given for optimizer rmsprop, which is not among sgd, adam"),
+        (["--axis", "nope=1"], "there is no setting nope"),
+        (["--axis", "z_dim=1", "--axis", "z_dim=2"], "z_dim is given twice as an axis"),
+        (["--axis", "batch_size=1", "--batch-size", "2"], "batch_size is given twice"),
+        (["--sweep", "none.toml"], "cannot read the sweep file none.toml"),
+        (["--sweep", "none.toml", "--z-dims", "3"], "--sweep FILE has the axes"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
@@ -399,8 +408,10 @@ def test_the_help_shows_every_flag_of_the_contract(capsys):
     for flag in (
         "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--dataset",
         "--data-dir", "--tracking-uri", "--experiment", "--name", "--workers", "--address", "--dry-run",
-        "--evaluate-every", "--stop-dead",
+        "--evaluate-every", "--stop-dead", "--axis", "--sweep", "--register", "--retries",
     ):  # fmt: skip
         assert flag in shown
     assert "default: sgd adam" in shown
+    assert "where it runs" in shown
+    assert shown.count("python sweeps/run_grid.py --") == 3
     assert json.dumps(100) in shown

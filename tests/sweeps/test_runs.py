@@ -6,7 +6,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from gan_core.tracking.queries import MlflowClient, context_tags
 from gan_core.tracking.store import prepare_store
-from sweeps.resume import commits, take_up
+from sweeps.runs import add_commit, commits
 
 
 @pytest.fixture
@@ -37,28 +37,28 @@ def commits_of(client, run_id):
     return commits(client.get_run(run_id).data.tags)
 
 
-def test_a_run_taken_up_with_another_commit_keeps_both(client, run_of, this):
+def test_a_run_resumed_with_another_commit_keeps_both(client, run_of, this):
     run_id = run_of("aaa")
-    take_up(client, run_id)
+    add_commit(client, run_id)
     assert commits_of(client, run_id) == ["aaa", this]
-    take_up(client, run_id)
+    add_commit(client, run_id)
     assert commits_of(client, run_id) == ["aaa", this]
 
 
-def test_a_run_taken_up_with_the_same_commit_has_that_one(client, run_of, this):
+def test_a_run_resumed_with_the_same_commit_has_that_one(client, run_of, this):
     run_id = run_of(this)
-    take_up(client, run_id)
+    add_commit(client, run_id)
     assert commits_of(client, run_id) == [this]
 
 
 def test_a_run_that_has_not_begun_is_trained_by_this_commit_alone(client, run_of, this):
     run_id = run_of("aaa", begun=False)
-    take_up(client, run_id)
+    add_commit(client, run_id)
     assert commits_of(client, run_id) == [this]
 
 
 def test_outside_of_a_repository_nothing_is_known(client, run_of, monkeypatch):
     monkeypatch.delitem(context_tags(), MLFLOW_GIT_COMMIT, raising=False)
     run_id = run_of("")
-    take_up(client, run_id)
+    add_commit(client, run_id)
     assert commits_of(client, run_id) == []

@@ -2,14 +2,14 @@ import gc
 
 import pytest
 
-from gan_core.cli import nothing_but_imports
+from gan_core.cli import without_garbage_collection
 
 
 def test_what_is_made_within_is_never_looked_through():
     gc.collect()
     before = gc.get_freeze_count()
     try:
-        with nothing_but_imports():
+        with without_garbage_collection():
             assert not gc.isenabled()
             kept = [[number] for number in range(10_000)]
         assert gc.isenabled()
@@ -19,7 +19,7 @@ def test_what_is_made_within_is_never_looked_through():
 
 
 def test_an_error_within_leaves_the_search_on():
-    with pytest.raises(ImportError), nothing_but_imports():
+    with pytest.raises(ImportError), without_garbage_collection():
         raise ImportError
     gc.unfreeze()
     assert gc.isenabled()

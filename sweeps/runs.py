@@ -1,0 +1,141 @@
+"""The MLflow runs of a sweep: one parent, one child per setting and seed, and no status that lies."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from mlflow.entities import Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
+from gan_core import metric_names as names
+from gan_core.tracking.queries import (
+    UNFINISHED,
+    MlflowClient,
+    children_of,
+    context_tags,
+    create_run,
+    end_run,
+)
+from sweeps.grid import SEED, Grid, GridRun, Setting, sweep_text, text_of
+from sweeps.plan import LENGTH, Plan
+
+KIND = "grid"
+COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
+
+
+class Sweep(NamedTuple):
+    """A sweep in the store, known by its parent run."""
+
+    experiment_id: str
+    parent_id: str
+    name: str
+
+
+def begin_sweep(
+    client: MlflowClient, experiment_id: str, plan: Plan, lock: str, found: Sweep | None
+) -> Sweep:
+    """The parent run, RUNNING: the one found, or a new one.
+
+    Its params are the axes and what all runs have in common. Params cannot change, so a tag `now.PARAM` has
+    the present value where a sweep has grown. `lock`: the tag of the lock that is held while the sweep lives.
+    """
+    params = {name: text_of(value) for name, value in plan.common().items()} | _axes_as_params(plan.grid)
+    tags = {names.LOCK: lock, names.SWEEP_AXES: " ".join(plan.grid.fields())}
+    if found:
+        before = client.get_run(found.parent_id).data.params
+        changed = {name: value for name, value in params.items() if before.get(name) != value}
+        tags |= {f"{names.SWEEP_NOW}{name}": value for name, value in changed.items()}
+        client.log_batch(found.parent_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        client.update_run(found.parent_id, status="RUNNING")
+        sweep = found
+    else:
+        tags |= {**context_tags(), names.SWEEP_KIND: KIND, names.SWEEP_FORMAT: names.FORMAT_VERSION}
+        tags |= {names.SWEEP_KEY: plan.key, **({} if plan.named else {names.SWEEP_UNNAMED: "true"})}
+        parent = client.create_run(experiment_id, run_name=plan.name, tags=tags)
+        sweep = Sweep(experiment_id, parent.info.run_id, plan.name)
+        client.log_batch(sweep.parent_id, params=[Param(name, value) for name, value in params.items()])
+    client.log_text(sweep.parent_id, sweep_text(plan.grid), names.SWEEP_FILE)
+    return sweep
+
+
+def _axes_as_params(grid: Grid) -> dict[str, str]:
+    """Every value of each axis and of the seed, by a space."""
+    values = {name: dict.fromkeys(grid.axes.get(name, ())) for name in grid.fields()}
+    for condition in grid.axes_when:
+        for name, its in condition.axes.items():
+            values[name] |= dict.fromkeys(its)
+    values[SEED] = dict.fromkeys(grid.seeds)
+    return {name: " ".join(map(text_of, each)) for name, each in values.items()}
+
+
+def add_child(client: MlflowClient, sweep: Sweep, run: GridRun, colour: str) -> str:
+    """A child for the run, SCHEDULED; its id."""
+    tags = {
+        names.PARENT: sweep.parent_id,
+        names.SETTING: run.setting.name,
+        names.RUN_COLOUR: colour,
+    }
+    return create_run(client, sweep.experiment_id, run.name, run.config, tags)
+
+
+def add_commit(client: MlflowClient, run_id: str) -> None:
+    """Keep which commit of the code resumes a run: it may be another than the one that began it."""
+    now = context_tags().get(MLFLOW_GIT_COMMIT)
+    run = client.get_run(run_id)
+    before = commits(run.data.tags)
+    if not now or now in before:
+        return
+    if LENGTH in run.data.params:
+        client.set_tag(run_id, names.COMMITS, " ".join([*before, now]))
+    else:  # none of it has been trained yet
+        client.set_tag(run_id, MLFLOW_GIT_COMMIT, now)
+
+
+def commits(tags: Mapping[str, str]) -> list[str]:
+    """The commits of the code that has trained a run, by its tags, in order; empty where it is not known."""
+    return (tags.get(names.COMMITS) or tags.get(MLFLOW_GIT_COMMIT, "")).split()
+
+
+def colours(settings: Iterable[Setting]) -> dict[str, str]:
+    """One colour for each setting in the UI, by its name, as hex digits."""
+    once = dict.fromkeys(setting.name for setting in settings)
+    return {name: to_hex(COLOURS[place % len(COLOURS)]) for place, name in enumerate(once)}
+
+
+def children(client: MlflowClient, sweep: Sweep) -> list[Run]:
+    """The children of a sweep, oldest first."""
+    return children_of(client, sweep.experiment_id, sweep.parent_id)
+
+
+def settle(
+    client: MlflowClient,
+    sweep: Sweep,
+    cut_off: str,
+    reasons: Mapping[str, str],
+    replaced: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
+    """End the children that no worker has ended as `cut_off`, then the parent; each child's status, by id.
+
+    To be called when no worker is left: a run is then FINISHED or FAILED by its own word, or was cut off.
+    `reasons`: what is known of the runs that died, by id. `replaced`: the shorter runs that are deleted when
+    the longer one, by whose id they are given, is FINISHED: all that they have, it has too.
+    """
+    statuses = {}
+    for run in children(client, sweep):
+        run_id, status = run.info.run_id, run.info.status
+        if status in UNFINISHED:
+            status = cut_off
+            reason = reasons.get(run_id, "interrupted" if cut_off == "KILLED" else "its worker died")
+            end_run(client, run_id, status, reason)
+        statuses[run_id] = status
+    for run_id, shorter in replaced.items():
+        for one in shorter if statuses.get(run_id) == "FINISHED" else ():
+            client.delete_run(one)
+            statuses.pop(one, None)
+    ended = set(statuses.values())
+    whole = "FINISHED" if ended == {"FINISHED"} else "KILLED" if "KILLED" in ended else "FAILED"
+    if names.FAILURE_REASON in client.get_run(sweep.parent_id).data.tags:
+        client.delete_tag(sweep.parent_id, names.FAILURE_REASON)  # of a process before this one
+    end_run(client, sweep.parent_id, whole)
+    return statuses

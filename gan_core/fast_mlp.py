@@ -18,19 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.optim.adam import adam
-from torch.optim.rmsprop import rmsprop
 
 from gan_core.architectures import LEAK, PIXELS
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS, join_states, state_of
 
-# Autograd's own kernels, without a public name: gradient by the result, result → gradient by the input.
-_leaky_relu_backward: Any = torch.ops.aten.leaky_relu_backward.grad_input
-_tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input
-_sigmoid_backward: Any = torch.ops.aten.sigmoid_backward.grad_input
-_cross_entropy_backward: Any = torch.ops.aten.binary_cross_entropy_backward.grad_input
+_leaky_relu_backward, _tanh_backward, _sigmoid_backward, _cross_entropy_backward = backward_kernels()
 
 # By optimizer: which of its options are taken into account here.
 KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -165,7 +159,7 @@ class FastStep:
         D = self._D
         leaky_relu_(D.first.forward(half.x, out=half.h), LEAK)
         D.second.forward(half.h, out=p).sigmoid_()
-        _cross_entropy_backward(half.weight, p, half.target, None, 1, grad_input=half.d_out)  # 1: "mean"
+        _cross_entropy_backward(half.weight, p, half.target, None, MEAN, grad_input=half.d_out)
         _sigmoid_backward(half.d_out, p, grad_input=half.d_out)
         torch.mul(half.d_out, D.second.W, out=half.d_h)
         _leaky_relu_backward(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
@@ -221,12 +215,16 @@ def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
     take: dict[str, Any] = {"params": [weights.detach()], "grads": [weights.grad], "state_steps": [step]}
     if entry.torch_class == "RMSprop":
         take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}
-        update = partial(rmsprop, **take, **rates, alpha=options["alpha"], momentum=0.0, centered=False)
+        update = partial(
+            rmsprop_function(), **take, **rates, alpha=options["alpha"], momentum=0.0, centered=False
+        )
         return _Optimizer(update, {"step": step, "square_avg": first})
     take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
     rates |= {"beta1": options["betas"][0], "beta2": options["betas"][1]}
     decoupled = entry.torch_class == "AdamW"
-    update = partial(adam, **take, **rates, decoupled_weight_decay=decoupled, amsgrad=False, maximize=False)
+    update = partial(
+        adam_function(), **take, **rates, decoupled_weight_decay=decoupled, amsgrad=False, maximize=False
+    )
     return _Optimizer(update, {"step": step, "exp_avg": first, "exp_avg_sq": second})
 
 

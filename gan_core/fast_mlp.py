@@ -20,6 +20,7 @@ from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gan_core.architectures import LEAK, PIXELS
+from gan_core.compat import MEAN, adam_function, backward_kernels, rmsprop_function
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS, join_states, state_of

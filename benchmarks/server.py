@@ -37,9 +37,8 @@ import torch
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.evaluation.health import Diagnosis
-from gan_core.evaluation.scores import SCORES, Evaluation
-from gan_core.events import Baselines, EpochEnd, Evaluated, Event, Samples, Trained
+from gan_core.evaluation.scores import SCORES
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Samples, Trained
 from gan_core.networks import build_models
 from gan_core.tracking import tracker as tracking
 from gan_core.tracking.queries import MlflowClient, create_run
@@ -106,7 +105,7 @@ def events(config: RunConfig) -> Iterator[Event]:
         if epoch in sheets:
             yield Samples(epoch, pixels)
         if epoch % EVALUATE_EVERY == 0:
-            yield Evaluated(epoch, Evaluation(scores, np.full(10, 0.1)), 1.0)
+            yield Evaluated(epoch, scores, np.full(10, 0.1), 1.0)
     yield Diagnosis("ok", "", config.epochs)
     yield Trained(G)
 

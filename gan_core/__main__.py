@@ -36,7 +36,8 @@ from gan_core.config import (
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
-from gan_core.live import LiveView, Progress
+from gan_core.events import Progress
+from gan_core.live import LiveView
 from gan_core.run import Job, Tracker, run
 from gan_core.run_folder import CHECKPOINTS, RunFolder, check_output
 from gan_core.training import require_device
@@ -181,5 +182,10 @@ def _load(args: Namespace, config: RunConfig) -> tuple[ImageSet, Reference]:
     return data, load_reference(config.dataset, quality_cache(args.data_dir), args.data_dir)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid-train calls it."""
     run_command("python -m gan_core", main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,4 +1,4 @@
-"""A run's whole state on disk: what its training goes on from, and all that was told of it so far.
+"""A run's whole state on disk: what its training resumes from, and its events so far.
 
 A file holds a digest, then safetensors with JSON among its metadata: nothing in it is executed to read it.
 """
@@ -20,24 +20,23 @@ from torch import Tensor
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.evaluation.scores import Evaluation
 from gan_core.events import Baselines, EpochEnd, Evaluated, Samples, TrainState
 from gan_core.locks import hold
 from gan_core.storage import Place, write_whole
 
 FORMAT = "gan-grid checkpoint"
-VERSION = 1
+VERSION = 2
 KEPT = 2  # so that there is one before a damaged one
 SUFFIX = ".checkpoint"
 LOCK_PATIENCE = 60.0  # seconds for the process that trained the run before to be gone
 
-Told = Baselines | Samples | EpochEnd | Evaluated
+RecordedEvent = Baselines | Samples | EpochEnd | Evaluated
 
 
-class Entry(NamedTuple):
+class TimedEvent(NamedTuple):
     """An event, and when it was: milliseconds since 1970."""
 
-    event: Told
+    event: RecordedEvent
     at: int
 
 
@@ -46,12 +45,12 @@ class Checkpoint:
     """A run after an epoch: its state, and its events up to that epoch's EpochEnd, in order."""
 
     state: TrainState
-    told: list[Entry]
+    events: list[TimedEvent]
 
     @property
-    def ends(self) -> list[EpochEnd]:
-        """The epochs so far."""
-        return [entry.event for entry in self.told if isinstance(entry.event, EpochEnd)]
+    def epoch_ends(self) -> list[EpochEnd]:
+        """The EpochEnd of each epoch so far."""
+        return [entry.event for entry in self.events if isinstance(entry.event, EpochEnd)]
 
 
 class DamagedError(Exception):
@@ -77,22 +76,22 @@ class CheckpointFolder:
             raise UserError(f"another process trains this run: {self.folder / 'lock'} is held") from error
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write it beside, then rename; then remove all but the last KEPT. Raises OSError."""
+        """Write it whole or not at all, then remove all but the last KEPT. Raises OSError."""
         content = encode(checkpoint, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}", content)
         self.prune(KEPT)
 
     def prune(self, kept: int) -> None:
-        """Remove all but the last so many, and what a kill in the middle of a write has left."""
+        """Remove all but the last `kept`, and what a kill in the middle of a write has left."""
         for old in [*self._files()[kept:], *self.folder.glob(f".*{SUFFIX}.*")]:
             old.unlink(missing_ok=True)
 
     def load(self, say: Callable[[str], object]) -> Checkpoint | None:
         """The newest that is whole and not beyond the config's epochs; None if there is none.
 
-        What is damaged is said and removed: it would count as one of those kept. Raises UserError for a
-        checkpoint of another config or of a newer version of this program.
+        A damaged file is reported to `say` and removed: it would count as one of those kept. Raises UserError
+        for a checkpoint of another config or of another version of this program.
         """
         for path in self._files():
             try:
@@ -107,7 +106,7 @@ class CheckpointFolder:
         return None
 
     def take_over(self, other: Place) -> None:
-        """Where there is none yet, take those of the run whose folder is `other`. Raises OSError."""
+        """Where there is none yet, copy those of the run whose folder is `other`. Raises OSError."""
         if self._files():
             return
         for path in _by_name(other.glob(f"*{SUFFIX}")):
@@ -124,14 +123,14 @@ def _by_name(files: Iterable[Place]) -> list[Place]:
 
 def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
     """The checkpoint of a run of `config` as the content of a file."""
-    ends = checkpoint.ends
-    samples = [entry.event.images for entry in checkpoint.told if isinstance(entry.event, Samples)]
+    ends = checkpoint.epoch_ends
+    samples = [entry.event.images for entry in checkpoint.events if isinstance(entry.event, Samples)]
     tensors = {
         **{f"weights.{name}": tensor for name, tensor in checkpoint.state.weights.items()},
         **{f"optimizers.{name}": tensor for name, tensor in checkpoint.state.optimizers.items()},
     }
     if ends:
-        tensors["figures"] = torch.from_numpy(np.stack([_figures(end) for end in ends]))
+        tensors["iterations"] = torch.from_numpy(np.stack([_iterations(end) for end in ends]))
         tensors["seconds"] = torch.tensor([end.seconds for end in ends], dtype=torch.float64)
     if samples:
         tensors["samples"] = torch.stack(samples)
@@ -142,16 +141,16 @@ def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
         "config": json.dumps(dataclasses.asdict(config)),
         "epoch": str(checkpoint.state.epoch),
         "images": str(ends[0].images if ends else 0),
-        "told": json.dumps([[*_kind(entry.event), entry.at] for entry in checkpoint.told]),
+        "events": json.dumps([[*_described(entry.event), entry.at] for entry in checkpoint.events]),
     }
     body = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about)
     return f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
 
 def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
-    """The checkpoint that `encode` wrote for a run of `config`; `name` is for what is said of it.
+    """The checkpoint that `encode` wrote for a run of `config`; `name` is the file's, for messages.
 
-    Raises DamagedError if it is not whole, UserError if it is of another config or a newer version.
+    Raises DamagedError if it is not whole, UserError if it is of another config or another version.
     """
     head, _, body = content.partition(b"\n")
     if head != f"sha256 {hashlib.sha256(body).hexdigest()}".encode():
@@ -160,10 +159,12 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
         about = _metadata(body)
         if about["format"] != FORMAT:
             raise DamagedError("it is no checkpoint")
-        if int(about["version"]) > VERSION:
+        if (version := int(about["version"])) != VERSION:
+            newer = version > VERSION
             raise UserError(
-                f"the checkpoint {name} was written by a newer version of this program (format "
-                f"{about['version']}, this one knows {VERSION}): update it, or start anew with --again"
+                f"the checkpoint {name} was written by {'a newer' if newer else 'an older'} version of this "
+                f"program (format {version}, this one reads {VERSION}): "
+                f"{'update it' if newer else 'finish the run with that one'}, or start anew with --again"
             )
         if about["config_hash"] != config.config_hash:
             raise UserError(
@@ -171,13 +172,13 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
             )
         tensors = load(body)
         state = TrainState(int(about["epoch"]), _part("weights.", tensors), _part("optimizers.", tensors))
-        told = list(_told(json.loads(about["told"]), int(about["images"]), tensors))
+        events = list(_events(json.loads(about["events"]), int(about["images"]), tensors))
     except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"it cannot be understood: {type(error).__name__}") from error
-    checkpoint = Checkpoint(state, told)
-    epochs = [end.epoch for end in checkpoint.ends]
+    checkpoint = Checkpoint(state, events)
+    epochs = [end.epoch for end in checkpoint.epoch_ends]
     if state.epoch != len(epochs) or epochs != list(range(1, len(epochs) + 1)):
-        raise DamagedError(f"it does not tell of each of its {state.epoch} epochs")
+        raise DamagedError(f"it does not have each of its {state.epoch} epochs")
     return checkpoint
 
 
@@ -189,11 +190,12 @@ def _metadata(body: bytes) -> Mapping[str, str]:
     return about
 
 
-def _figures(end: EpochEnd) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _iterations(end: EpochEnd) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.stack([end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores])
 
 
-def _kind(event: Told) -> tuple[str, Any]:
+def _described(event: RecordedEvent) -> tuple[str, Any]:
+    """The event's kind, and what of it is no tensor."""
     match event:
         case Baselines():
             return "baselines", dataclasses.asdict(event)
@@ -201,35 +203,31 @@ def _kind(event: Told) -> tuple[str, Any]:
             return "samples", epoch
         case EpochEnd():
             return "epoch", event.epoch
-        case Evaluated(epoch, evaluation, seconds):
-            shares = evaluation.class_shares.tolist()
-            return "evaluated", {
-                "epoch": epoch, "scores": evaluation.scores, "shares": shares, "seconds": seconds,
-            }  # fmt: skip
+        case Evaluated():
+            return "evaluated", {**dataclasses.asdict(event), "class_shares": event.class_shares.tolist()}
 
 
-def _told(entries: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) -> Iterator[Entry]:
+def _events(described: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) -> Iterator[TimedEvent]:
     sheets = deque(tensors.get("samples", ()))
-    figures = deque(tensors["figures"].numpy() if "figures" in tensors else ())
+    iterations = deque(tensors["iterations"].numpy() if "iterations" in tensors else ())
     seconds = deque(tensors["seconds"].tolist() if "seconds" in tensors else ())
-    event: Told
-    for kind, value, at in entries:
+    event: RecordedEvent
+    for kind, value, at in described:
         match kind:
             case "baselines":
                 event = Baselines(**value)
             case "samples":
                 event = Samples(value, sheets.popleft())
             case "epoch":
-                D_losses, G_losses, real_scores, fake_scores = figures.popleft()
+                D_losses, G_losses, real_scores, fake_scores = iterations.popleft()
                 event = EpochEnd(
                     value, D_losses, G_losses, real_scores, fake_scores, images, seconds.popleft()
                 )
             case "evaluated":
-                evaluation = Evaluation(value["scores"], np.array(value["shares"]))
-                event = Evaluated(value["epoch"], evaluation, value["seconds"])
+                event = Evaluated(**{**value, "class_shares": np.array(value["class_shares"])})
             case _:
-                raise DamagedError(f"it tells of {kind!r}")
-        yield Entry(event, at)
+                raise DamagedError(f"it has an event of the kind {kind!r}")
+        yield TimedEvent(event, at)
 
 
 def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

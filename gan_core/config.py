@@ -10,8 +10,10 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from gan_core.architectures import NETWORKS
 from gan_core.errors import UserError
 from gan_core.image_files import DATASETS
+from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 
 R = TypeVar("R")
@@ -57,6 +59,8 @@ class RunConfig:
         _default_learning_rate, "lr", "step size, the same for D and G; more than 0 (default: the optimizer's own)",
         gt=0, allow_inf_nan=False,
     )  # fmt: skip
+    objective: Annotated[str, _one_of(OBJECTIVES)] = _setting("non-saturating", "", "what D and G minimise")
+    network: Annotated[str, _one_of(NETWORKS)] = _setting("mlp", "", "what G and D are made of")
     z_dim: int = _count(100, "z", "length of the noise vector z; 1 or more")
     hidden_dim: int = _count(128, "h", "width of the hidden layer of D and of G; 1 or more")
     batch_size: int = _count(64, "b", "real images per step; 1 up to the size of the image set")

@@ -1,15 +1,18 @@
-"""What a run tells the world while it trains."""
+"""What happens in a run, as plain records."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gan_core.evaluation.health import Diagnosis
-from gan_core.evaluation.scores import Evaluation
-from gan_core.networks import Generator
+from gan_core import metric_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gan_core.networks import Generator
 
 
 @dataclass(frozen=True)
@@ -17,37 +20,39 @@ class Samples:
     """Images that G makes of the run's fixed z, after `epoch` epochs (0: untrained). N×1×28×28, uint8."""
 
     epoch: int
-    images: Tensor
+    images: "Tensor"
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that a training needs to go on after `epoch` epochs; its random streams follow from the config.
+    """All that a training needs to resume after `epoch` epochs; its random streams follow from the config.
 
     Tensors on the CPU, copies: weights of G and D, and the running tensors of their optimizers, by name.
     """
 
     epoch: int
-    weights: dict[str, Tensor]
-    optimizers: dict[str, Tensor]
+    weights: dict[str, "Tensor"]
+    optimizers: dict[str, "Tensor"]
 
 
 @dataclass(frozen=True)
 class Reached:
     """Where the training stands after an epoch whose losses were finite; follows the epoch's EpochEnd.
 
-    Both are as the epoch left them only until the next event is asked for.
+    Generator and state are as the epoch left them only until the next event is asked for.
     """
 
-    generator: Generator  # live, on the run's device: to be looked at, not changed
-    state: Callable[[], TrainState]  # copies all that is needed to go on from here
+    epoch: int
+    generator: "Generator"  # live, on the run's device: to be looked at, not changed
+    state: Callable[[], TrainState]  # copies all that is needed to resume from here
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """One epoch's figures, an element an iteration, float32.
+    """One epoch: arrays of float32 with an element per iteration.
 
-    Losses in nats; scores are D's mean probability of 'real' over a batch, before D's update.
+    Losses in nats (or in the unit of the run's objective); scores are D's mean probability of 'real' over a
+    batch, before D's update.
     """
 
     epoch: int  # 1-based
@@ -61,14 +66,14 @@ class EpochEnd:
     def metrics(self) -> dict[str, float]:
         """The epoch's metrics under the names that trackers and reports use."""
         return {
-            "loss/discriminator": float(self.discriminator_losses.mean(dtype=np.float64)),
-            "loss/generator": float(self.generator_losses.mean(dtype=np.float64)),
-            "loss_std/discriminator": float(self.discriminator_losses.std(dtype=np.float64)),
-            "loss_std/generator": float(self.generator_losses.std(dtype=np.float64)),
-            "score/real": float(self.real_scores.mean(dtype=np.float64)),
-            "score/fake": float(self.fake_scores.mean(dtype=np.float64)),
-            "time/epoch_seconds": self.seconds,
-            "time/images_per_second": self.images / self.seconds,
+            metric_names.LOSS_D: float(self.discriminator_losses.mean(dtype=np.float64)),
+            metric_names.LOSS_G: float(self.generator_losses.mean(dtype=np.float64)),
+            metric_names.LOSS_STD_D: float(self.discriminator_losses.std(dtype=np.float64)),
+            metric_names.LOSS_STD_G: float(self.generator_losses.std(dtype=np.float64)),
+            metric_names.SCORE_REAL: float(self.real_scores.mean(dtype=np.float64)),
+            metric_names.SCORE_FAKE: float(self.fake_scores.mean(dtype=np.float64)),
+            metric_names.EPOCH_SECONDS: self.seconds,
+            metric_names.IMAGES_PER_SECOND: self.images / self.seconds,
         }
 
 
@@ -76,12 +81,12 @@ class EpochEnd:
 class Trained:
     """The last event: the generator as the last epoch left it."""
 
-    generator: Generator
+    generator: "Generator"
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """What the scores of an assessed run hold against; its first event."""
+    """What the scores of a run are compared with; the first event of a run that is evaluated."""
 
     dataset: str
     classifier: str  # SHA-256 of its weights
@@ -93,15 +98,42 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """How good G is after `epoch` epochs, and the seconds that it took to find out."""
+    """How good G's images are after `epoch` epochs."""
 
     epoch: int
-    evaluation: Evaluation
-    seconds: float
+    scores: dict[str, float]  # by metric name
+    class_shares: NDArray[np.float64]  # of the images, for each of ten classes; sum 1
+    seconds: float  # that the evaluation took
 
     def metrics(self) -> dict[str, float]:
         """The scores and the time under the names that trackers and reports use."""
-        return {**self.evaluation.scores, "time/evaluation_seconds": self.seconds}
+        return {**self.scores, metric_names.EVALUATION_SECONDS: self.seconds}
+
+
+Health = Literal["ok", "collapsed", "diverged", "mode-collapsed", "d-dominant", "not-learning"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A run's health, the evidence for it in one line, and the epoch (1-based) since which it holds."""
+
+    health: Health
+    reason: str
+    epoch: int
 
 
 Event = Samples | EpochEnd | Reached | Trained | Baselines | Evaluated | Diagnosis
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, and the metrics of its last epoch: what a person who watches it sees."""
+
+    run: str
+    epoch: int
+    epochs: int
+    discriminator_loss: float
+    generator_loss: float
+    images_per_second: float
+    resumed: int = 0  # the epoch after which this training resumed
+    behind: float = 0.0  # seconds that something has been waiting to be logged

@@ -1,4 +1,4 @@
-"""The training step with its gradients written out: the mathematics of `trainer.PlainStep` in fewer passes.
+"""The step of `training.PlainStep` for the network "mlp" with its gradients written out: faster.
 
 Beside its matrix products a step costs what is done around them. So here G makes the fakes of both halves in
 one product (it does not change in between), nothing is computed that is not used (D's gradients in G's
@@ -7,10 +7,11 @@ from D's probabilities. The derivatives of the activations and of the cross-entr
 ones that autograd calls: the clamp at −100 and the lost gradient of a saturated sigmoid come out alike.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,34 +19,93 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 
+from gan_core.architectures import LEAK, PIXELS
 from gan_core.config import RunConfig
-from gan_core.networks import LEAK, PIXELS, Discriminator, Generator
-from gan_core.optimizers import (
-    OPTIMIZERS,
-    build_optimizer,
-    load_optimizer_state,
-    of_network,
-    optimizer_state,
-    prefixed,
-)
+from gan_core.networks import build_models
+from gan_core.optimizers import OPTIMIZERS, join_states, state_of
 
-# Autograd's own kernels, which have no public Python name. They take the gradient by the result, and the
-# result, and make the gradient by the input.
+# Autograd's own kernels, without a public name: gradient by the result, result → gradient by the input.
 _leaky_relu_backward: Any = torch.ops.aten.leaky_relu_backward.grad_input
 _tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward: Any = torch.ops.aten.sigmoid_backward.grad_input
 _cross_entropy_backward: Any = torch.ops.aten.binary_cross_entropy_backward.grad_input
-_MEAN = 1  # what reduction="mean" is called in there
+
+# By optimizer: which of its options are taken into account here.
+KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "SGD": (),
+    "RMSprop": ("alpha", "eps", "weight_decay"),
+    "Adam": ("betas", "eps", "weight_decay", "fused"),
+    "AdamW": ("betas", "eps", "weight_decay", "fused"),
+}
+# Added to D's logits, they make its probabilities go from 0 over all that matters to 1.
+PROBED_LOGITS = (-200.0, -60.0, -28.0, -4.0, 0.0, 8.0, 28.0)
+
+
+def supports(config: RunConfig, plain: Callable[..., Any]) -> bool:
+    """Whether `FastStep` trains this config as `plain` (training.PlainStep) does, to rounding.
+
+    No for what it does not know: a device, an optimizer, an option of one, other layers. And no where the two
+    differ when both take steps of a tiny pair, at probabilities of D from 0 to 1: so a change of the
+    objective, of the layers or of the plain step is never without effect.
+    """
+    entry, h, z = OPTIMIZERS[config.optimizer], config.hidden_dim, config.z_dim
+    known = KNOWN_OPTIONS.get(entry.torch_class)
+    with torch.device("meta"):  # shapes without memory
+        shapes = [[tuple(p.shape) for p in module.parameters()] for module in build_models(config)]
+    return (
+        config.device == "cpu"
+        and known is not None
+        and set(entry.options).issubset(known)
+        and shapes == [[(h, z), (h,), (PIXELS, h), (PIXELS,)], [(h, PIXELS), (h,), (1, h), (1,)]]
+        and all(_agree(config, plain, logit) for logit in PROBED_LOGITS)
+    )
+
+
+def _agree(config: RunConfig, plain: Callable[..., Any], logit: float) -> bool:
+    """Whether both steps take a tiny pair to the same weights, and give the same losses and scores."""
+    tiny = dataclasses.replace(config, hidden_dim=8, z_dim=2, batch_size=4, seed=0)
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=chance)
+    z = torch.randn(2, 2, 4, 2, generator=chance)
+    ends = []
+    for kind, descent in ((plain, _Descent), (FastStep, lambda _: _Optimizer(descent=1.0))):
+        G, D = build_models(tiny)
+        parameters = [*G.parameters(), *D.parameters()]
+        parameters[-1].data.add_(logit)
+        try:
+            with torch.random.fork_rng(devices=[]):  # layers may draw from the global generator
+                record = kind(tiny, G, D, descent).epoch(images, torch.arange(6).split(4), iter(z))
+        except Exception:  # what it is will be seen where the plain step trains
+            return False
+        ends.append([record, *(p.detach() for p in parameters)])
+    return all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(*ends, strict=True))
+
+
+class _Descent:
+    """SGD with rate 1 for the plain step of a probe: PyTorch's own takes seconds to make, see `_optimizer`."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+
+    def zero_grad(self) -> None:
+        for p in self._parameters:
+            p.grad = torch.zeros_like(p)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for p in self._parameters:
+            p.sub_(p.grad)  # type: ignore[arg-type]  # zero_grad has set it
 
 
 class FastStep:
-    """Trains G and D, in place, with the losses of `gan_core.losses`."""
+    """Trains G and D, in place; only for what `supports` names."""
 
-    def __init__(self, config: RunConfig, G: Generator, D: Discriminator) -> None:
-        """config: the run's; G and D: as `build_models` makes them from it."""
-        self._G = _Network(G, config)
-        self._D = _Network(D, config)
+    def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, make: Any = None) -> None:
+        """G, D: as `build_models` makes them; make: weights → _Optimizer, by default the config's."""
+        make = make or partial(_optimizer, config)
+        self._G, self._D = _Network(G, make), _Network(D, make)
         self._config = config
         self._buffers: dict[int, _Buffers] = {}  # by the number of real images: the last batch can be smaller
 
@@ -63,16 +123,16 @@ class FastStep:
         n = sizes[0]
         full = 3 * n * sizes.count(n)
         parts = (probabilities[:full].view(-1, 3, n), probabilities[full:].view(-1, 3, sizes[-1]))
-        return torch.cat([_figures(part) for part in parts], dim=1)
+        return torch.cat([_record(part) for part in parts], dim=1)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The same as `PlainStep.optimizer_state`, all of a network's weights taken as one parameter."""
-        return prefixed(G=self._G.optimizer.state(), D=self._D.optimizer.state())
+        """The same as `PlainStep.optimizer_state`."""
+        return join_states(G=self._G.optimizer_state(), D=self._D.optimizer_state())
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """The same as `PlainStep.load_optimizer_state`."""
-        self._G.optimizer.load(of_network("G", state))
-        self._D.optimizer.load(of_network("D", state))
+        self._G.load_optimizer_state(state_of("G", state))
+        self._D.load_optimizer_state(state_of("D", state))
 
     def _step(self, at: "_Buffers", pixels: Tensor, batch: Tensor, z: Tensor, p: Tensor) -> None:
         """Update D, then G. z: 2n×z_dim, D's half first. p: 3n×1, to hold D(x), D(G(z_D)) and D(G(z_G))."""
@@ -84,13 +144,13 @@ class FastStep:
         np.tanh(at.fakes_numpy, out=at.fakes_numpy)  # as exact as PyTorch's, in a sixth of the time
 
         half = at.D_half
-        self._judge(half, p[: 2 * n])
+        self._classify(half, p[: 2 * n])
         D.second.backward(half.d_out, half.h)
         D.first.backward(half.d_h, half.x)
         D.update()
 
         half = at.G_half
-        self._judge(half, p[2 * n :])
+        self._classify(half, p[2 * n :])
         torch.mm(half.d_h, D.first.W, out=at.d_fake)
         _tanh_backward(at.d_fake, half.x, grad_input=at.d_fake)
         h_G = at.h_G[n:]
@@ -100,12 +160,12 @@ class FastStep:
         G.first.backward(at.d_hG, z[n:])
         G.update()
 
-    def _judge(self, half: "_Half", p: Tensor) -> None:
+    def _classify(self, half: "_Half", p: Tensor) -> None:
         """D's probabilities of half.x into p, and the gradients of the half's loss by D's two sums."""
         D = self._D
         leaky_relu_(D.first.forward(half.x, out=half.h), LEAK)
         D.second.forward(half.h, out=p).sigmoid_()
-        _cross_entropy_backward(half.weight, p, half.target, None, _MEAN, grad_input=half.d_out)
+        _cross_entropy_backward(half.weight, p, half.target, None, 1, grad_input=half.d_out)  # 1: "mean"
         _sigmoid_backward(half.d_out, p, grad_input=half.d_out)
         torch.mul(half.d_out, D.second.W, out=half.d_h)
         _leaky_relu_backward(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
@@ -134,136 +194,76 @@ class _Layer(NamedTuple):
             self.b.sub_(self.b_gradient, alpha=self.descent)
 
 
-class _Network:
-    """The two layers of G or D, and `update`: what their optimizer does once the gradients are there.
+class _Optimizer(NamedTuple):
+    """Updates a network's weights, which lie in one vector, along their gradients, which lie in another.
 
-    With SGD the layers follow their gradients themselves. For the others all weights lie in one vector and
-    their gradients in another, to be updated in one go.
+    With SGD the layers follow their gradients themselves, at the rate `descent`, and `step` does nothing.
     """
 
-    def __init__(self, module: nn.Module, config: RunConfig) -> None:
-        parameters = list(module.parameters())
-        weights = nn.Parameter(parameters_to_vector(parameters).detach())
-        vector_to_parameters(weights.detach(), parameters)  # from now on views of it
-        weights.grad = torch.zeros_like(weights)
-        gradients = [torch.empty_like(p) for p in parameters]
-        vector_to_parameters(weights.grad, gradients)
-
-        self.optimizer = _optimizer(config, weights)
-        self.update, descent = self.optimizer.step, self.optimizer.descent
-        W1, b1, W2, b2 = [p.detach() for p in parameters]
-        self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
-        self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
-
-
-class _Optimizer(Protocol):
-    """What takes the step along weights.grad."""
-
-    @property
-    def descent(self) -> float | None:
-        """The rate at which the layers follow their gradients themselves, if they do."""
-
-    @property
-    def step(self) -> Callable[[], object]:
-        """What takes the step."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of its running tensors."""
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up such a state."""
+    step: Callable[[], object] = lambda: None
+    running: Mapping[str, Tensor] = {}  # as large as the weights, or a count of steps
+    descent: float | None = None
 
 
 def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
     """The run's optimizer of a network's weights.
 
-    The optimizers of most runs are not built as PyTorch's objects: the first such object makes it import its
-    compiler, which is 80 MB and seconds in every worker, and of no use here.
+    Not built as PyTorch's object: the first of these makes it import its compiler, which is 80 MB and seconds
+    in every worker, and of no use here; and its bookkeeping takes longer than what it keeps.
     """
-    make = OPTIMIZERS[config.optimizer].make
-    if make is torch.optim.SGD:
-        return _Descent(config.learning_rate)
-    if issubclass(make, torch.optim.Adam):
-        return _Adam(make, config.learning_rate, weights)
-    return _Wrapped(build_optimizer(config, [weights]))
+    entry = OPTIMIZERS[config.optimizer]
+    if entry.torch_class == "SGD":
+        return _Optimizer(descent=config.learning_rate)
+    defaults = signature(getattr(torch.optim, entry.torch_class)).parameters
+    options = {name: parameter.default for name, parameter in defaults.items()} | dict(entry.options)
+    rates = {name: options[name] for name in ("eps", "weight_decay")} | {"lr": config.learning_rate}
+    step, first, second = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
+    take: dict[str, Any] = {"params": [weights.detach()], "grads": [weights.grad], "state_steps": [step]}
+    if entry.torch_class == "RMSprop":
+        take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}
+        update = partial(rmsprop, **take, **rates, alpha=options["alpha"], momentum=0.0, centered=False)
+        return _Optimizer(update, {"step": step, "square_avg": first})
+    take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
+    rates |= {"beta1": options["betas"][0], "beta2": options["betas"][1]}
+    decoupled = entry.torch_class == "AdamW"
+    update = partial(adam, **take, **rates, decoupled_weight_decay=decoupled, amsgrad=False, maximize=False)
+    return _Optimizer(update, {"step": step, "exp_avg": first, "exp_avg_sq": second})
 
 
-class _Descent:
-    """SGD: nothing is left to do, and nothing to remember."""
+class _Network:
+    """The two layers of G or D, and `update`: what their optimizer does once the gradients are there."""
 
-    def __init__(self, rate: float) -> None:
-        self.descent: float | None = rate
+    def __init__(self, module: nn.Module, make: Callable[[nn.Parameter], _Optimizer]) -> None:
+        self._parameters = list(module.parameters())
+        weights = nn.Parameter(parameters_to_vector(self._parameters).detach())
+        vector_to_parameters(weights.detach(), self._parameters)  # from now on views of it
+        weights.grad = torch.zeros_like(weights)
+        gradients = [torch.empty_like(p) for p in self._parameters]
+        vector_to_parameters(weights.grad, gradients)
+        self._optimizer = make(weights)
+        self.update, descent = self._optimizer.step, self._optimizer.descent
+        W1, b1, W2, b2 = [p.detach() for p in self._parameters]
+        self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
+        self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
 
-    def step(self) -> None:
-        pass
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return {name: part.clone() for name, part in self._running_parts()}
 
-    def state(self) -> dict[str, Tensor]:
-        return {}
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, part in self._running_parts():
+            part.copy_(state[name])
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        pass
-
-
-class _Adam:
-    """Adam or AdamW, with their defaults, without the bookkeeping of PyTorch's objects: that takes longer."""
-
-    descent: float | None = None
-
-    def __init__(self, make: type[torch.optim.Adam], rate: float, weights: nn.Parameter) -> None:
-        gradient = weights.grad
-        assert gradient is not None  # it is written to, never replaced
-        self._running = {
-            "exp_avg": torch.zeros_like(weights),
-            "exp_avg_sq": torch.zeros_like(weights),
-            "step": torch.zeros(()),
-        }
-        default = {name: parameter.default for name, parameter in signature(make).parameters.items()}
-        self.step = partial(
-            adam,
-            params=[weights.detach()],
-            grads=[gradient],
-            exp_avgs=[self._running["exp_avg"]],
-            exp_avg_sqs=[self._running["exp_avg_sq"]],
-            max_exp_avg_sqs=[],
-            state_steps=[self._running["step"]],
-            lr=rate,
-            beta1=default["betas"][0],
-            beta2=default["betas"][1],
-            eps=default["eps"],
-            weight_decay=default["weight_decay"],
-            decoupled_weight_decay=issubclass(make, torch.optim.AdamW),
-            amsgrad=False,
-            maximize=False,
-            fused=True,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self._running.items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, tensor in self._running.items():
-                tensor.copy_(state[name])
-
-
-class _Wrapped:
-    """An optimizer of PyTorch's as it is."""
-
-    descent: float | None = None
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-        self.step = optimizer.step
-
-    def state(self) -> dict[str, Tensor]:
-        return optimizer_state(self._optimizer)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        load_optimizer_state(self._optimizer, state)
+    def _running_parts(self) -> Iterator[tuple[str, Tensor]]:
+        """What the optimizer keeps, parameter by parameter, by the names that PyTorch gives to it."""
+        sizes = [p.numel() for p in self._parameters]
+        for name, tensor in self._optimizer.running.items():
+            for number, p in enumerate(self._parameters):
+                part = tensor.detach().split(sizes)[number].view_as(p) if tensor.dim() else tensor
+                yield f"{number}.{name}", part
 
 
 class _Half:
-    """D's or G's half of a step: the images that D classifiers in it, and what D keeps for the gradients."""
+    """D's or G's half of a step: the images that D classifies in it, and what D keeps for the gradients."""
 
     def __init__(self, x: Tensor, target: Tensor, weight: float, hidden_dim: int) -> None:
         """x: rows×784; target: rows×1, 1 where the loss wants 'real'; weight: of their mean in it."""
@@ -290,7 +290,7 @@ class _Buffers:
         self.G_half = _Half(images[2 * n :], target[:n], 1.0, config.hidden_dim)
 
 
-def _figures(probabilities: Tensor) -> Tensor:
+def _record(probabilities: Tensor) -> Tensor:
     """steps×3×n → 4×steps: the losses of D and G, and the mean scores of real and fake images."""
     real, fake, fooled = probabilities.unbind(1)
     D_losses = _cross_entropy(real.log()) + _cross_entropy(fake.neg().log1p())

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gan_core.events import Progress
+
 LATE = 20.0  # seconds: writes are some apart anyway
 PLAIN_INTERVAL = 15.0  # seconds between two lines where the output is no terminal
 
@@ -18,20 +20,6 @@ PLAIN_INTERVAL = 15.0  # seconds between two lines where the output is no termin
 def plain_console() -> Console:
     """Standard output as it is: a name like [red] is shown, not obeyed; the terminal wraps long lines."""
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: the figures of its last epoch."""
-
-    run: str
-    epoch: int
-    epochs: int
-    discriminator_loss: float
-    generator_loss: float
-    images_per_second: float
-    resumed: int = 0  # the epoch after which this training went on
-    behind: float = 0.0  # seconds that something has been waiting to be logged
 
 
 @dataclass

@@ -1,75 +1,83 @@
-"""G and D: the fully connected pair for 28×28 images."""
+"""G and D of a config: built, counted, and G saved and loaded."""
 
+import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from gan_core.architectures import NETWORKS, PIXELS, SIDE, fields_of
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.rng import stream_seed
+from gan_core.image_files import DATASETS
+from gan_core.optimizers import OPTIMIZERS
+from gan_core.rng import run_stream
 from gan_core.storage import write_atomically
 
-SIDE = 28  # pixels
-PIXELS = SIDE * SIDE
-LEAK = 0.2  # slope of the leaky ReLU below 0
+__all__ = [
+    "NETWORKS", "PIXELS", "SIDE", "Generator", "build_models", "load_generator", "save_generator",
+    "to_pixels", "to_unit_range", "training_cost",
+]  # fmt: skip
 
-M = TypeVar("M", bound=nn.Module)
+FORMAT = "gan-grid generator 1"
+# How many images cost as much as an optimizer's update of one tensor as large as a parameter: Adam's two make
+# a step of 64 images a quarter longer than SGD's (benchmarks/step.py).
+OPTIMIZER_WORK = 8.0
 
 
 class Generator(nn.Module):
     """G: z (N×z_dim) → images (N×1×28×28) in [-1, 1], both float32."""
 
-    def __init__(self, z_dim: int, hidden_dim: int = 128) -> None:
-        """z_dim: length of z; hidden_dim: width of the hidden layer."""
+    def __init__(self, network: str, **fields: Any) -> None:
+        """network: a name in NETWORKS; fields: those of RunConfig that its G is made from."""
         super().__init__()
-        self.z_dim = z_dim
-        self.hidden_dim = hidden_dim
-        self.layers = nn.Sequential(
-            nn.Linear(z_dim, hidden_dim), nn.LeakyReLU(LEAK), nn.Linear(hidden_dim, PIXELS), nn.Tanh()
-        )
+        self.network, self.fields = network, fields
+        self.z_dim: int = fields["z_dim"]
+        self.layers = NETWORKS[network].G(**fields)
 
     def forward(self, z: Tensor) -> Tensor:
         """z: N×z_dim → N×1×28×28."""
         images: Tensor = self.layers(z)
-        return images.view(-1, 1, SIDE, SIDE)
+        return images
 
 
-class Discriminator(nn.Module):
-    """D: images (N×1×28×28) in [-1, 1] → the probability that each is real (N×1), both float32."""
-
-    def __init__(self, hidden_dim: int = 128) -> None:
-        """hidden_dim: width of the hidden layer."""
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(PIXELS, hidden_dim), nn.LeakyReLU(LEAK), nn.Linear(hidden_dim, 1), nn.Sigmoid()
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """images: N×1×28×28 → N×1."""
-        probabilities: Tensor = self.layers(images.flatten(1))
-        return probabilities
-
-
-def build_models(config: RunConfig) -> tuple[Generator, Discriminator]:
+def build_models(config: RunConfig) -> tuple[Generator, nn.Module]:
     """G and D with PyTorch's default initial weights, each drawn from a stream of its own.
 
-    D's first weights depend on the seed and hidden_dim alone; G's on these and z_dim.
+    With the network "mlp" D's first weights depend on the seed and hidden_dim alone; G's on these and z_dim.
     """
-    G = _initialised(lambda: Generator(config.z_dim, config.hidden_dim), stream_seed("init-G", config.seed))
-    D = _initialised(lambda: Discriminator(config.hidden_dim), stream_seed("init-D", config.seed))
+    # Layers draw from the global generator only: borrow it, and leave it as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run_stream("init-G", config).initial_seed())
+        G = Generator(config.network, **_given(config, NETWORKS[config.network].G))
+        torch.manual_seed(run_stream("init-D", config).initial_seed())
+        D = NETWORKS[config.network].D(**_given(config, NETWORKS[config.network].D))
     return G, D
 
 
-def _initialised(make: Callable[[], M], seed: int) -> M:
-    # nn.Linear draws from the global generator only: borrow it, and leave it as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+def _given(config: RunConfig, layers: Callable[..., nn.Module]) -> dict[str, Any]:
+    return {field: getattr(config, field) for field in fields_of(layers)}
+
+
+def training_cost(config: RunConfig) -> float:
+    """How much work a run is, to be compared with other runs: a sweep begins the longest first.
+
+    An image costs as much as G and D have parameters, the optimizer's update as much as a number of images.
+    """
+    parameters = sum(_parameters(layers, **_given(config, layers)) for layers in NETWORKS[config.network])
+    update = OPTIMIZER_WORK * OPTIMIZERS[config.optimizer].tensors
+    return config.epochs * DATASETS[config.dataset].size * parameters * (1 + update / config.batch_size)
+
+
+@cache
+def _parameters(layers: Callable[..., nn.Module], **fields: Any) -> int:
+    with torch.device("meta"):  # shapes without memory
+        return sum(parameter.numel() for parameter in layers(**fields).parameters())
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -82,28 +90,32 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-GENERATOR_FILE = "generator.safetensors"  # among a run's files
-FORMAT = "gan-grid generator 1"
-
-
 def save_generator(G: Generator, path: Path) -> None:
-    """Write G's weights, z_dim and hidden_dim to `path` (safetensors), whole or not at all."""
-    shape = {"format": FORMAT, "z_dim": str(G.z_dim), "hidden_dim": str(G.hidden_dim)}
-    write_atomically(path, save(G.state_dict(), metadata=shape))
+    """Write G's weights and what its layers are made from to `path` (safetensors), whole or not at all."""
+    fields = {name: json.dumps(value) for name, value in G.fields.items()}
+    about = {"format": FORMAT, "network": G.network, **fields}
+    write_atomically(path, save(G.state_dict(), metadata=about))
 
 
 def load_generator(path: Path | str) -> Generator:
     """The generator that `save_generator` wrote: `load_generator(path)(torch.randn(64, z_dim))` gives images.
 
-    Raises UserError if the file is missing or is not such a generator.
+    Raises UserError if the file is missing, is not such a generator, or is one of a network unknown here.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            shape = file.metadata() or {}
-            if shape.get("format") != FORMAT:
-                raise UserError(f"{path} holds no generator of this project (format {shape.get('format')!r})")
-            G = Generator(int(shape["z_dim"]), int(shape["hidden_dim"]))
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise UserError(f"{path} holds no generator of this project (format {about.get('format')!r})")
+            network = about.get("network", "mlp")  # version 0.1.0 knew no other
+            if network not in NETWORKS:
+                raise UserError(
+                    f"{path} holds a generator of the network {network!r}, which is none of "
+                    f"{', '.join(NETWORKS)}: add it to gan_core.architectures.NETWORKS"
+                )
+            fields = {name: json.loads(about[name]) for name in fields_of(NETWORKS[network].G)}
+            G = Generator(network, **fields)
             G.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no iterator)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"cannot load a generator from {path}: {error}") from error
     return G.eval()

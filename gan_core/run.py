@@ -1,21 +1,33 @@
-"""One run from its first event to its end, with its record kept, however it ends."""
+"""One run from its checkpoint to its end: trained, evaluated, its record kept, however it ends."""
 
+import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from gan_core.checkpoint import Checkpoint, CheckpointFolder, Entry, Told
+from gan_core.checkpoint import Checkpoint, CheckpointFolder, RecordedEvent, TimedEvent
 from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
-from gan_core.errors import TrackingError, UserError
-from gan_core.evaluation.assess import train_assessed
-from gan_core.evaluation.baselines import Reference
-from gan_core.evaluation.health import Diagnosis
-from gan_core.events import EpochEnd, Event, Reached, TrainState
-from gan_core.live import Progress
+from gan_core.errors import NonFiniteLossError, TrackingError, UserError
+from gan_core.evaluation.baselines import Reference, evaluate
+from gan_core.evaluation.health import diagnose, pixel_spread
+from gan_core.events import (
+    Baselines,
+    Diagnosis,
+    EpochEnd,
+    Evaluated,
+    Event,
+    Progress,
+    Reached,
+    Samples,
+    Trained,
+)
+from gan_core.metric_names import IMAGES_PER_SECOND, LOSS_D, LOSS_G
+from gan_core.networks import Generator
+from gan_core.training import fixed_noise, generate, train
 
 TRACEBACK_LINES = 40
 SNAPSHOT_INTERVAL = 1.0  # seconds: an epoch of a small image set is shorter than a checkpoint's writing
@@ -79,16 +91,16 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     is a UserError, with the record closed as FAILED.
     """
     health = ""
-    keeper = _Keeper(job)
+    resumable = _ResumableRun(job)
     try:
-        for event, at in keeper.events(observer):
+        for event, at in resumable.events(observer):
             tracker.log(event, at)
-            if isinstance(event, EpochEnd) and event.epoch > keeper.resumed:
-                observer.update(_progress(job, event, keeper.resumed, tracker.behind()))
+            if isinstance(event, EpochEnd) and event.epoch > resumable.resumed:
+                observer.update(_progress(job, event, resumable.resumed, tracker.behind()))
             elif isinstance(event, Diagnosis):
                 health = event.health
             elif isinstance(event, Reached) and observer.should_stop():
-                keeper.save()
+                resumable.save()
                 return _close(tracker, Outcome("KILLED", "interrupted", health))
     except TrackingError as error:
         with suppress(TrackingError, OSError):
@@ -101,63 +113,126 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
         trace = "".join(traceback.format_exc().splitlines(keepends=True)[-TRACEBACK_LINES:])
         return _close(tracker, Outcome("FAILED", f"{type(error).__name__}: {error}", health), trace)
     except BaseException:
-        # The next start of any command sees that the process is gone, whatever cannot be written here.
+        # Whatever cannot be written here, the next command sees that the process is gone.
         with suppress(OSError):
-            keeper.save()
+            resumable.save()
         with suppress(TrackingError, OSError):
             tracker.close("KILLED", "interrupted")
         raise
     outcome = _close(tracker, Outcome("FINISHED", health=health))
     if job.checkpoints and outcome.status == "FINISHED":
-        job.checkpoints.prune(1)  # from which a longer run goes on
+        job.checkpoints.prune(1)  # from which a longer run resumes
     return outcome
 
 
-class _Keeper:
-    """The events of a run, from its last checkpoint on, and its next checkpoints."""
+class _ResumableRun:
+    """The events of a run, those before its last checkpoint replayed; and its next checkpoints."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._told: list[Entry] = []
-        self._snapshot: tuple[TrainState, int] | None = None  # and how many entries of _told are before it
+        self._so_far: list[TimedEvent] = []
+        self._snapshot: Checkpoint | None = None
         self._snapshot_at = time.monotonic()
-        self._epoch = 0  # the last that has ended
-        self._saved = 0  # epoch
-        self.resumed = 0  # after which epoch the training goes on
+        self._saved = 0  # the epoch of the newest checkpoint
+        self.resumed = 0  # the epoch after which the training resumed
 
     def events(self, observer: Observer) -> Iterator[tuple[Event, int]]:
-        """Every event of the run with its time, those before the checkpoint as they were told then."""
-        job, resume = self._job, None
-        if job.checkpoints and (checkpoint := job.checkpoints.load(observer.say)):
-            self._told = checkpoint.told
-            self.resumed = self._saved = self._epoch = checkpoint.state.epoch
-            resume = checkpoint.state, checkpoint.ends
+        """Every event of the run with its time; what is replayed has the time that it had."""
+        job, last = self._job, None
+        if job.checkpoints and (last := job.checkpoints.load(observer.say)):
+            self._so_far = last.events
+            self.resumed = self._saved = last.state.epoch
             observer.say(f"goes on after epoch {self.resumed}")
-            yield from list(self._told)
-        for event in train_assessed(job.config, job.data.images, job.reference, job.assessment, resume):
+            yield from list(self._so_far)
+        for event in evaluated_training(job, last):
             at = time.time_ns() // 1_000_000
-            if isinstance(event, Told):
-                self._told.append(Entry(event, at))
-            if isinstance(event, EpochEnd):
-                self._epoch = event.epoch
+            if isinstance(event, RecordedEvent):
+                self._so_far.append(TimedEvent(event, at))
             elif isinstance(event, Reached):
                 self._reached(event)
             yield event, at
 
     def save(self) -> None:
-        """Write the last snapshot if the disk has none as new. Raises OSError."""
-        if self._job.checkpoints and self._snapshot and self._snapshot[0].epoch > self._saved:
-            state, told = self._snapshot
-            self._job.checkpoints.save(Checkpoint(state, self._told[:told]))
-            self._saved = state.epoch
+        """Write the last snapshot unless it is written already. Raises OSError."""
+        if self._job.checkpoints and self._snapshot and self._snapshot.state.epoch > self._saved:
+            self._job.checkpoints.save(self._snapshot)
+            self._saved = self._snapshot.state.epoch
 
     def _reached(self, event: Reached) -> None:
-        last = self._epoch == self._job.config.epochs
+        last = event.epoch == self._job.config.epochs
         if not last and time.monotonic() - self._snapshot_at < SNAPSHOT_INTERVAL:
             return
-        self._snapshot, self._snapshot_at = (event.state(), len(self._told)), time.monotonic()
-        if last or self._epoch - self._saved >= self._job.checkpoint_every:
+        self._snapshot = Checkpoint(event.state(), list(self._so_far))
+        self._snapshot_at = time.monotonic()
+        if last or event.epoch - self._saved >= self._job.checkpoint_every:
             self.save()
+
+
+def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[Event]:
+    """The events of `train`, a Baselines before them, and among them how good G is.
+
+    Evaluated follows the Reached of each epoch that is due, with QUICK_SCORES, and of the last one, with all
+    scores and the run's Diagnosis after it. A run that is ended early has all events of an end as well. Where
+    training cannot go on (NonFiniteLossError), the Diagnosis comes before the exception. With `resume`, the
+    first event is the Reached of its epoch.
+    """
+    config, schedule, reference = job.config, job.assessment, job.reference
+    ends = resume.epoch_ends if resume else []
+    if not resume:
+        yield _baselines(reference)
+    try:
+        for event in train(config, job.data.images, resume.state if resume else None):
+            yield event
+            if isinstance(event, EpochEnd):
+                ends.append(event)
+            if not isinstance(event, Reached):
+                continue
+            G, epoch = event.generator, event.epoch
+            last = epoch == config.epochs
+            sheet = generate(G, fixed_noise(config.z_dim)) if last or schedule.stop_dead else None
+            spread = pixel_spread(sheet) if sheet is not None else math.nan
+            dead = schedule.stop_dead and _diagnosis(ends[-1:], spread).health == "collapsed"
+            if last or dead:
+                evaluated = _evaluated(epoch, G, reference)
+                yield evaluated
+                yield _diagnosis(ends, spread, evaluated, reference.untrained_baseline)
+            elif schedule.every and epoch % schedule.every == 0:
+                yield _evaluated(epoch, G, reference, quick=True)
+            if dead and not last and sheet is not None:
+                yield Samples(epoch, sheet)
+                yield Trained(G.cpu())
+                return
+    except NonFiniteLossError:
+        yield _diagnosis(ends, math.nan)
+        raise
+
+
+def _baselines(reference: Reference) -> Baselines:
+    record = reference.classifier.record
+    return Baselines(
+        reference.dataset,
+        record.weights_sha256,
+        record.test_accuracy,
+        reference.count,
+        reference.real_baseline,
+        reference.untrained_baseline,
+    )
+
+
+def _evaluated(epoch: int, G: Generator, reference: Reference, quick: bool = False) -> Evaluated:
+    started = time.perf_counter()
+    found = evaluate(G, reference, quick)
+    return Evaluated(epoch, found.scores, found.class_shares, time.perf_counter() - started)
+
+
+def _diagnosis(
+    ends: Sequence[EpochEnd],
+    spread: float,
+    evaluated: Evaluated | None = None,
+    untrained_baseline: dict[str, float] | None = None,
+) -> Diagnosis:
+    last_losses = ends[-1].discriminator_losses, ends[-1].generator_losses
+    return diagnose([end.metrics() for end in ends], last_losses, spread, evaluated, untrained_baseline)
 
 
 def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
@@ -174,9 +249,9 @@ def _progress(job: Job, event: EpochEnd, resumed: int, behind: float) -> Progres
         job.name,
         event.epoch,
         job.config.epochs,
-        metrics["loss/discriminator"],
-        metrics["loss/generator"],
-        metrics["time/images_per_second"],
+        metrics[LOSS_D],
+        metrics[LOSS_G],
+        metrics[IMAGES_PER_SECOND],
         resumed,
         behind,
     )

@@ -1,4 +1,4 @@
-"""Events → plain files in a folder: a run's record by itself, and what a tracker stores as artifacts."""
+"""Events → plain files in a folder: the record of a run without a store, and a tracker's artifacts."""
 
 import csv
 import dataclasses
@@ -12,13 +12,23 @@ import numpy as np
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.evaluation.health import Diagnosis
-from gan_core.events import Baselines, EpochEnd, Evaluated, Event, Samples, Trained
-from gan_core.networks import GENERATOR_FILE, save_generator
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Samples, Trained
+from gan_core.metric_names import (
+    CONFIG_FILE,
+    GENERATOR_FILE,
+    LOSSES_ARRAYS,
+    LOSSES_PICTURE,
+    METRICS_TABLE,
+    QUALITY_FILE,
+    SAMPLES,
+    TRACEBACK_FILE,
+    sheet_name,
+)
+from gan_core.networks import save_generator
 from gan_core.plots import plot_losses, sample_sheet
 from gan_core.storage import write_atomically
 
-QUALITY_FILE = "quality.json"
+STATUS_FILE = "status.json"
 CHECKPOINTS = "checkpoint"  # a folder among a run's files, until it has finished
 
 
@@ -30,17 +40,20 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, config: RunConfig, title: str) -> None:
-        """Make `folder` if need be, or take up the record of a run of this config that was cut off there.
+        """Make `folder` if need be, or continue the record of a run of this config that was cut off there.
 
         Raises UserError if something else is in it or it cannot be written.
         """
         check_output(folder, config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # First, and so the sign by which a run that is cut off right after is known.
-            write_atomically(folder / "config.json", json.dumps(_settings(config), indent=2).encode())
-            (folder / "samples").mkdir(exist_ok=True)
-            for name in ("metrics.csv", "status.json"):  # told again, from the first epoch on
+            # First: by this file a run that is cut off right after is known.
+            write_atomically(folder / CONFIG_FILE, json.dumps(_settings(config), indent=2).encode())
+            (folder / SAMPLES).mkdir(exist_ok=True)
+            for name in (
+                METRICS_TABLE,
+                STATUS_FILE,
+            ):  # a resumed run replays its events from the first epoch on
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to the output folder {folder}: {error}") from error
@@ -60,7 +73,7 @@ class RunFolder:
             case EpochEnd():
                 self._epochs.append(event)
                 row = {"epoch": event.epoch, **event.metrics()}
-                with (self.folder / "metrics.csv").open("a", newline="") as file:
+                with (self.folder / METRICS_TABLE).open("a", newline="") as file:
                     table = csv.DictWriter(file, row)
                     if event.epoch == 1:
                         table.writeheader()
@@ -70,13 +83,9 @@ class RunFolder:
             case Baselines():
                 self._quality = {**dataclasses.asdict(event), "evaluations": []}
                 self._write_quality()
-            case Evaluated(epoch, evaluation):
+            case Evaluated(epoch, scores, class_shares):
                 self._quality["evaluations"].append(
-                    {
-                        "epoch": epoch,
-                        "scores": evaluation.scores,
-                        "class_shares": evaluation.class_shares.tolist(),
-                    }
+                    {"epoch": epoch, "scores": scores, "class_shares": class_shares.tolist()}
                 )
                 self._write_quality()
             case Diagnosis():
@@ -95,7 +104,7 @@ class RunFolder:
             **({"failure_reason": reason} if reason else {}),
             **(_health(self._diagnosis) if self._diagnosis else {}),
         }
-        write_atomically(self.folder / "status.json", json.dumps(ending, indent=2).encode())
+        write_atomically(self.folder / STATUS_FILE, json.dumps(ending, indent=2).encode())
         if self._epochs:
             arrays = io.BytesIO()
             np.savez_compressed(
@@ -103,16 +112,16 @@ class RunFolder:
                 discriminator=np.stack([epoch.discriminator_losses for epoch in self._epochs]),
                 generator=np.stack([epoch.generator_losses for epoch in self._epochs]),
             )
-            write_atomically(self.folder / "losses.npz", arrays.getvalue())
+            write_atomically(self.folder / LOSSES_ARRAYS, arrays.getvalue())
             picture = io.BytesIO()
             with warnings.catch_warnings():
                 warnings.filterwarnings(
                     "ignore", "Glyph .* missing from font"
                 )  # a name may have emojis in it
                 plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
-            write_atomically(self.folder / "losses.png", picture.getvalue())
+            write_atomically(self.folder / LOSSES_PICTURE, picture.getvalue())
         if trace:
-            write_atomically(self.folder / "traceback.txt", trace.encode())
+            write_atomically(self.folder / TRACEBACK_FILE, trace.encode())
 
     def _write_quality(self) -> None:
         write_atomically(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
@@ -123,7 +132,7 @@ def check_output(folder: Path, config: RunConfig) -> None:
     try:
         # A run that is killed at its very beginning leaves its checkpoints' folder, or a file half written.
         taken = folder.exists() and any(
-            path.name != CHECKPOINTS and not path.name.startswith(".config.json.")
+            path.name != CHECKPOINTS and not path.name.startswith(f".{CONFIG_FILE}.")
             for path in folder.iterdir()
         )
     except OSError as error:
@@ -139,9 +148,9 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 def _was_cut_off(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder has a run of these settings in it that has not finished."""
     try:
-        if json.loads((folder / "config.json").read_text(encoding="utf-8")) != settings:
+        if json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) != settings:
             return False
-        status = folder / "status.json"
+        status = folder / STATUS_FILE
         return not status.exists() or json.loads(status.read_text(encoding="utf-8"))["status"] != "FINISHED"
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
@@ -149,8 +158,3 @@ def _was_cut_off(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _health(found: Diagnosis) -> dict[str, str | int]:
     return {"health": found.health, "health_reason": found.reason, "health_since_epoch": found.epoch}
-
-
-def sheet_name(epoch: int) -> str:
-    """The path of an epoch's sample sheet within a run's files."""
-    return f"samples/epoch_{epoch:04d}.png"

@@ -1,26 +1,21 @@
-"""One run: trains G against D and yields what happens as events. Whoever iterates is in control."""
+"""One training: D against G, step by step; what happens comes as events. Whoever iterates is in control."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_core.config import RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
 from gan_core.events import EpochEnd, Event, Reached, Samples, Trained, TrainState
-from gan_core.fast_mlp import FastStep
-from gan_core.losses import discriminator_loss, generator_loss
-from gan_core.networks import Discriminator, Generator, build_models, to_pixels, to_unit_range
-from gan_core.optimizers import (
-    build_optimizer,
-    load_optimizer_state,
-    of_network,
-    optimizer_state,
-    prefixed,
-)
-from gan_core.rng import stream
+from gan_core.fast_mlp import FastStep, supports
+from gan_core.losses import OBJECTIVES
+from gan_core.networks import Generator, build_models, to_pixels, to_unit_range
+from gan_core.optimizers import OPTIMIZERS, join_states, load_optimizer_state, optimizer_state, state_of
+from gan_core.rng import run_stream, stream
 
 SAMPLES = 64  # images on a sample sheet
 NOISE_BLOCK = 32  # steps whose noise is drawn at once
@@ -29,12 +24,12 @@ NOISE_BLOCK = 32  # steps whose noise is drawn at once
 def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -> Iterator[Event]:
     """Train on `images` (uint8, N×1×28×28) and yield what happens.
 
-    Samples of epoch 0; for each epoch EpochEnd, Reached, and Samples where due; Trained. With `resume`, which
-    a Reached of the same config gave, that Reached is the first event, and all after it is as it would have
-    been without the break.
+    Samples of epoch 0; for each epoch EpochEnd, Reached, and Samples where due; Trained. `resume` is the state
+    that a Reached of the same config gave: then that Reached is the first event, and what follows is what
+    would have followed without the break.
 
     The same config and images give the same weights, bit for bit, on the same machine and number of threads.
-    Stopping to iterate stops the training. Raises UserError if a batch is larger than the image set, and
+    To stop iterating stops the training. Raises UserError if a batch is larger than the image set, and
     NonFiniteLossError at the end of the first epoch in which a loss is infinite or not a number.
     """
     require_device(config.device)
@@ -43,34 +38,35 @@ def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -
             f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}"
         )
     G, D = build_models(config)
-    on_cpu = config.device == "cpu"
-    steps = FastStep(config, G, D) if on_cpu else PlainStep(config, G.cuda(), D.cuda())
+    kind = FastStep if supports(config, PlainStep) else PlainStep
+    steps = kind(config, G.to(config.device), D.to(config.device))
     images = images.to(config.device)
     due = sample_epochs(config.epochs)
     z_fixed = fixed_noise(config.z_dim)
 
     def state(epoch: int) -> TrainState:
-        weights = prefixed(G=G.state_dict(), D=D.state_dict())
+        weights = join_states(G=G.state_dict(), D=D.state_dict())
         copies = {name: tensor.cpu().clone() for name, tensor in weights.items()}
         return TrainState(epoch, copies, steps.optimizer_state())
 
     if resume is None:
         yield Samples(0, generate(G, z_fixed))
     else:
-        G.load_state_dict(of_network("G", resume.weights))
-        D.load_state_dict(of_network("D", resume.weights))
+        G.load_state_dict(state_of("G", resume.weights))
+        D.load_state_dict(state_of("D", resume.weights))
         steps.load_optimizer_state(resume.optimizers)
     reached = resume.epoch if resume else 0
     for epoch in range(max(reached, 1), config.epochs + 1):
         if epoch > reached:
             started = time.perf_counter()
-            order = image_order(config.seed, epoch, len(images)).to(config.device).split(config.batch_size)
-            record = steps.epoch(images, order, noise(config, epoch)).cpu()
+            order = image_order(config, epoch, len(images)).to(config.device)
+            batches = order.split(config.batch_size)
+            record = steps.epoch(images, batches, noise(config, epoch)).cpu()
             D_losses, G_losses, real_scores, fake_scores = record.numpy()
             seconds = time.perf_counter() - started
             yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
             refuse_non_finite(epoch, record)
-        yield Reached(G, partial(state, epoch))
+        yield Reached(epoch, G, partial(state, epoch))
         if epoch in due:
             yield Samples(epoch, generate(G, z_fixed))
     yield Trained(G.cpu())
@@ -83,17 +79,21 @@ def require_device(device: str) -> None:
 
 
 class PlainStep:
-    """The training step as one writes it down with autograd: `FastStep` is held against it; a GPU runs it.
+    """The training step as one writes it down with autograd: what is changed here is what trains.
 
-    Changes G and D in place. All that it is given lies where they do, but for the noise.
+    A config that `fast_mlp.supports` is trained by its FastStep, which is the same step in fewer passes. G and
+    D are changed in place; all that is given lies on their device, but for the noise.
     """
 
-    def __init__(self, config: RunConfig, G: Generator, D: Discriminator) -> None:
-        """config: the run's; G and D: as `build_models` makes them from it."""
+    def __init__(self, config: RunConfig, G: Generator, D: nn.Module, make_optimizer: Any = None) -> None:
+        """G, D: as `build_models` makes them; make_optimizer: parameters → optimizer, by default the config's."""
+        make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = make_optimizer or partial(
+            OPTIMIZERS[config.optimizer].build, config.learning_rate
+        )
         self.G, self.D = G, D
         self.G_parameters = list(G.parameters())
-        self.G_optimizer = build_optimizer(config, self.G_parameters)
-        self.D_optimizer = build_optimizer(config, D.parameters())
+        self.G_optimizer, self.D_optimizer = make(self.G_parameters), make(D.parameters())
+        self.objective = OBJECTIVES[config.objective]
 
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
         """One pass over `images` (uint8, N×1×28×28), in batches of the indices in `order` (int64).
@@ -109,28 +109,28 @@ class PlainStep:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of both optimizers' running tensors, by name."""
-        return prefixed(G=optimizer_state(self.G_optimizer), D=optimizer_state(self.D_optimizer))
+        return join_states(G=optimizer_state(self.G_optimizer), D=optimizer_state(self.D_optimizer))
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up such a state."""
-        load_optimizer_state(self.G_optimizer, of_network("G", state))
-        load_optimizer_state(self.D_optimizer, of_network("D", state))
+        """Set them to what `optimizer_state` gave."""
+        load_optimizer_state(self.G_optimizer, state_of("G", state))
+        load_optimizer_state(self.D_optimizer, state_of("D", state))
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
         """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""
         z_D, z_G = z
 
-        # D: maximise log D(x) + log(1 − D(G(z)))
+        # D: minimise its loss of D(x) and D(G(z)); "non-saturating": −log D(x) − log(1 − D(G(z)))
         with torch.no_grad():
             fake = self.G(z_D)
         p_real, p_fake = self.D(x), self.D(fake)  # n×1
-        D_loss = discriminator_loss(p_real, p_fake)
+        D_loss = self.objective.discriminator_loss(p_real, p_fake)
         self.D_optimizer.zero_grad()
         D_loss.backward()
         self.D_optimizer.step()
 
-        # G: maximise log D(G(z))
-        G_loss = generator_loss(self.D(self.G(z_G)))
+        # G: minimise its loss of D(G(z)); "non-saturating": −log D(G(z))
+        G_loss = self.objective.generator_loss(self.D(self.G(z_G)))
         self.G_optimizer.zero_grad()
         # D's own gradients are not wanted here.
         G_loss.backward(inputs=self.G_parameters)
@@ -151,17 +151,17 @@ def refuse_non_finite(epoch: int, record: Tensor) -> None:
         )
 
 
-def image_order(seed: int, epoch: int, count: int) -> Tensor:
+def image_order(config: RunConfig, epoch: int, count: int) -> Tensor:
     """The order in which an epoch goes through the images: a permutation of 0..count−1, int64.
 
-    Depends on the seed and the epoch alone, so every run of a seed sees the same batches.
+    Every run of a seed and an image set has the same order.
     """
-    return torch.randperm(count, generator=stream("order", seed, epoch))
+    return torch.randperm(count, generator=run_stream("order", config, epoch))
 
 
 def noise(config: RunConfig, epoch: int) -> Iterator[Tensor]:
     """The noise of an epoch's steps: for each, 2×batch_size×z_dim from N(0, 1), for D's half and for G's."""
-    generator = stream("noise", config.seed, epoch, config.z_dim)
+    generator = run_stream("noise", config, epoch)
     while True:
         yield from torch.randn(NOISE_BLOCK, 2, config.batch_size, config.z_dim, generator=generator)
 

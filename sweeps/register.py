@@ -14,7 +14,8 @@ from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
 from gan_core.errors import UserError
-from gan_core.networks import GENERATOR_FILE, SIDE, load_generator
+from gan_core.metric_names import GENERATOR_FILE
+from gan_core.networks import SIDE, load_generator
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact
 from gan_core.training import fixed_noise

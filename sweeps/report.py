@@ -131,5 +131,10 @@ def _upload(client: MlflowClient, parent_id: str, files: Mapping[str, bytes]) ->
         client.log_artifacts(parent_id, scratch, ARTIFACTS)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid-report calls it."""
     run_command(PROGRAM, main)
+
+
+if __name__ == "__main__":
+    command()

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from gan_core import metric_names as names
 from gan_core.errors import UserError
 from gan_core.locks import liveness
-from gan_core.optimizers import training_cost
+from gan_core.networks import training_cost
 from gan_core.storage import Place
 from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, newest
 from gan_core.tracking.store import brief, is_new, redact

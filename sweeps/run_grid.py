@@ -210,5 +210,10 @@ def _parser() -> OneLineParser:
     return parser
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid calls it."""
     run_command(PROGRAM, main)
+
+
+if __name__ == "__main__":
+    command()

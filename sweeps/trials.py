@@ -15,7 +15,8 @@ from ray.tune.search import Searcher
 from gan_core.config import EvaluationSchedule
 from gan_core.data import ImageSet
 from gan_core.evaluation.baselines import Reference
-from gan_core.live import LiveView, Progress
+from gan_core.events import Progress
+from gan_core.live import LiveView
 from gan_core.locks import was_released
 from gan_core.run import Outcome
 from gan_core.storage import Bucket, Place

@@ -20,7 +20,7 @@ from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
-from gan_core.live import Progress
+from gan_core.events import Progress
 from gan_core.run import Job, Outcome, run
 from gan_core.storage import Bucket, Place, place
 from gan_core.tracking.tracker import MlflowTracker

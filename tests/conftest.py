@@ -20,6 +20,23 @@ ROOT = Path(__file__).parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The tests that take longest, longest first: begun last, one of them would be left alone at the end.
+LONGEST = ("test_outages", "test_cluster", "test_nodes", "test_kills", "test_run_grid", "test_driver")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the slow tests too")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if not config.option.all and "slow" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

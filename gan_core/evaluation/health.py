@@ -8,16 +8,13 @@ draws one blurred picture for ten epochs and more; Adam at 3e-3, where D wins; a
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gan_core.evaluation.scores import Evaluation
-
-Health = Literal["ok", "collapsed", "diverged", "mode-collapsed", "d-dominant", "not-learning"]
+from gan_core.events import Diagnosis, Evaluated
 
 # Half of the clamp of the loss: broken runs have a mean of 98 or more in an epoch, others 10 or less.
 PINNED_LOSS = 50.0
@@ -38,15 +35,6 @@ MISSING_SHARE = 0.005
 LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """A run's health, the evidence for it in one line, and the epoch (1-based) since which it holds."""
-
-    health: Health
-    reason: str
-    epoch: int
-
-
 def pixel_spread(images: Tensor) -> float:
     """How much images of different z differ: the standard deviation of a pixel, mean over pixels, in 0..1.
 
@@ -59,7 +47,7 @@ def diagnose(
     history: Sequence[Mapping[str, float]],
     last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
     spread: float,
-    evaluation: Evaluation | None = None,
+    evaluation: Evaluation | Evaluated | None = None,
     untrained_baseline: Mapping[str, float] | None = None,
 ) -> Diagnosis:
     """What became of a run; of several things that are true, the first of these:
@@ -137,7 +125,7 @@ def _collapsed(
 
 def _not_learning(
     history: Sequence[Mapping[str, float]],
-    evaluation: Evaluation | None,
+    evaluation: Evaluation | Evaluated | None,
     untrained_baseline: Mapping[str, float] | None,
 ) -> Diagnosis | None:
     if evaluation is None or untrained_baseline is None:
@@ -155,7 +143,7 @@ def _not_learning(
 
 
 def _mode_collapsed(
-    history: Sequence[Mapping[str, float]], evaluation: Evaluation | None
+    history: Sequence[Mapping[str, float]], evaluation: Evaluation | Evaluated | None
 ) -> Diagnosis | None:
     if evaluation is None:
         return None

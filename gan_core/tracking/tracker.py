@@ -22,10 +22,9 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.evaluation.health import Diagnosis
-from gan_core.events import Baselines, EpochEnd, Evaluated, Event, Reached, Samples, Trained
-from gan_core.networks import GENERATOR_FILE
-from gan_core.run_folder import QUALITY_FILE, RunFolder, sheet_name
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Reached, Samples, Trained
+from gan_core.metric_names import GENERATOR_FILE, QUALITY_FILE, sheet_name
+from gan_core.run_folder import RunFolder
 from gan_core.tracking.queries import MlflowClient, end_run
 from gan_core.tracking.store import brief
 

@@ -13,8 +13,8 @@ from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from gan_core.metric_names import sheet_name
 from gan_core.plots import SHEET_SCALE
-from gan_core.run_folder import sheet_name
 from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.loss_claims import Peaks
 from sweeps.comparison.records import RunRecord

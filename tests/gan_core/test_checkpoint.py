@@ -11,11 +11,21 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gan_core.checkpoint import Checkpoint, CheckpointFolder, DamagedError, Entry, Told, decode, encode
+from gan_core.checkpoint import (
+    VERSION,
+    Checkpoint,
+    CheckpointFolder,
+    DamagedError,
+    RecordedEvent,
+    TimedEvent,
+    decode,
+    encode,
+)
 from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.data import ImageSet
 from gan_core.errors import UserError
-from gan_core.evaluation.assess import train_assessed
 from gan_core.events import EpochEnd, Evaluated, Reached, Samples
+from gan_core.run import Job, evaluated_training
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=9, batch_size=64)
 READS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -24,14 +34,15 @@ READS = settings(max_examples=150, deadline=None, suppress_health_check=list(Hea
 @pytest.fixture(scope="module")
 def checkpoints(digits, digits_reference):
     """After epochs 1, 2 and 3, as a run makes them."""
-    told, found = [], []
+    small = ImageSet("digits", digits.images[:200], "0123abcd", "a test")
+    so_far, found = [], []
     for at, event in enumerate(
-        train_assessed(CONFIG, digits.images[:200], digits_reference, EvaluationSchedule(every=1))
+        evaluated_training(Job("a", CONFIG, small, digits_reference, EvaluationSchedule(every=1)))
     ):
-        if isinstance(event, Told):
-            told.append(Entry(event, at))
+        if isinstance(event, RecordedEvent):
+            so_far.append(TimedEvent(event, at))
         elif isinstance(event, Reached):
-            found.append(Checkpoint(event.state(), list(told)))
+            found.append(Checkpoint(event.state(), list(so_far)))
         if len(found) == 3:
             return found
     raise AssertionError
@@ -58,7 +69,7 @@ def same(one, other):
 def test_what_is_read_is_what_was_written(checkpoints):
     for checkpoint in checkpoints:
         assert same(decode(encode(checkpoint, CONFIG), CONFIG, "it"), checkpoint)
-    assert {type(entry.event) for entry in checkpoints[-1].told} >= {EpochEnd, Samples, Evaluated}
+    assert {type(entry.event) for entry in checkpoints[-1].events} >= {EpochEnd, Samples, Evaluated}
     assert not same(checkpoints[0], checkpoints[1])
 
 
@@ -129,15 +140,15 @@ def test_damage_under_a_right_digest_breaks_nothing(checkpoints, change):
 
 @READS
 @given(
-    st.sampled_from(["format", "version", "config_hash", "epoch", "images", "told"]),
+    st.sampled_from(["format", "version", "config_hash", "epoch", "images", "events"]),
     st.text(max_size=20) | st.integers().map(str) | st.recursive(
         st.none() | st.integers() | st.floats() | st.text(max_size=5)
         | st.sampled_from(["baselines", "samples", "epoch", "evaluated"]),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     ).map(json.dumps),
 )  # fmt: skip
-@example("told", json.dumps([["epoch", 1, 0], ["epoch", 2, 0]]))
-@example("told", json.dumps([["samples", 0, 0], ["samples", 1, 0], ["samples", 2, 0], ["samples", 3, 0]]))
+@example("events", json.dumps([["epoch", 1, 0], ["epoch", 2, 0]]))
+@example("events", json.dumps([["samples", 0, 0], ["samples", 1, 0], ["samples", 2, 0], ["samples", 3, 0]]))
 def test_nonsense_in_the_metadata_breaks_nothing(checkpoints, key, value):
     read(with_metadata(encode(checkpoints[0], CONFIG), **{key: value}))
 
@@ -154,7 +165,7 @@ def test_a_file_that_promises_much_is_given_no_memory(checkpoints):
         with_digest(len(deep).to_bytes(8, "little") + deep.encode()),
         with_metadata(content, epoch=str(10**15)),
         with_metadata(content, images="9" * 4000),
-        with_metadata(content, told=deep),
+        with_metadata(content, events=deep),
     ):
         assert read(hostile) is None or hostile == with_metadata(content, images="9" * 4000)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
@@ -167,13 +178,25 @@ def test_another_configs_is_refused_by_name(folder, checkpoints):
         CheckpointFolder(folder.folder, other).load(print)
 
 
-def test_a_newer_formats_is_refused_by_name(folder, checkpoints):
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (
+            VERSION + 1,
+            "a newer version of this program .format 3, this one reads 2.: update it, or start anew",
+        ),
+        (
+            1,
+            "an older version of this program .format 1, this one reads 2.: finish the run with that one, or",
+        ),
+    ],
+)
+def test_another_versions_is_refused_by_name_and_kept(folder, checkpoints, version, said):
     folder.save(checkpoints[0])
     file = folder.folder / "epoch_0000001.checkpoint"
-    file.write_bytes(with_metadata(file.read_bytes(), version="2"))
-    with pytest.raises(
-        UserError, match=r"epoch_0000001.checkpoint was written by a newer version .* \(format 2"
-    ):
+    # Also where the config is none that this version could have.
+    file.write_bytes(with_metadata(file.read_bytes(), version=str(version), config_hash="0"))
+    with pytest.raises(UserError, match=f"epoch_0000001.checkpoint was written by {said}"):
         folder.load(print)
     assert file.exists()
 
@@ -240,26 +263,26 @@ KILLS = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from gan_core.checkpoint import Checkpoint, CheckpointFolder, Entry
+from gan_core.checkpoint import Checkpoint, CheckpointFolder, TimedEvent
 from gan_core.config import RunConfig
 from gan_core.events import EpochEnd, TrainState
 import numpy as np
 
 torch.set_num_threads(1)  # others would not be there after a fork
 folder = CheckpointFolder(Path(sys.argv[1]), RunConfig(dataset="digits"))
-told = []
+so_far = []
 one = np.ones(1000, np.float32)
 
-def write_for_ever(told):
-    for epoch in range(len(told) + 1, 10**9):
-        told.append(Entry(EpochEnd(epoch, one, one, one, one, 1, 1.0), epoch))
+def write_for_ever(so_far):
+    for epoch in range(len(so_far) + 1, 10**9):
+        so_far.append(TimedEvent(EpochEnd(epoch, one, one, one, one, 1, 1.0), epoch))
         state = TrainState(epoch, {"G.w": torch.full((1 << 21,), float(epoch))}, {})
-        folder.save(Checkpoint(state, told))
+        folder.save(Checkpoint(state, so_far))
 
 for kill in range(20):
     child = os.fork()
     if not child:
-        write_for_ever(told)
+        write_for_ever(so_far)
     while not any(path.name.startswith(".epoch") for path in folder.folder.glob("*")):
         time.sleep(0.0005)
     time.sleep(0.002 * (kill % 4))
@@ -269,9 +292,9 @@ for kill in range(20):
     said = []
     found = folder.load(said.append)
     last = found.state.epoch if found else 0
-    assert not said and last >= len(told), (said, last, len(told))
+    assert not said and last >= len(so_far), (said, last, len(so_far))
     assert found is None or (found.state.weights["G.w"] == last).all()
-    told = found.told if found else []
+    so_far = found.events if found else []
     print(kill, last, left)
     folder.prune(2)
     assert len(list(folder.folder.iterdir())) <= 2

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gan_core.architectures import NETWORKS
 from gan_core.config import RunConfig, make_config
 from gan_core.errors import UserError
+from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 
 GOOD = {
@@ -80,8 +82,12 @@ def test_the_library_raises_too():
         RunConfig(z_dim=0)
 
 
-def test_the_hash_tells_every_setting_but_the_length_of_the_run():
+def test_the_hash_tells_every_setting_but_the_length_of_the_run(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "another", OBJECTIVES["non-saturating"])
+    monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
     others = {
+        "objective": "another",
+        "network": "another",
         "dataset": "digits",
         "optimizer": "adam",
         "learning_rate": 0.5,

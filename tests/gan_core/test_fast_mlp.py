@@ -5,19 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_core.config import RunConfig, make_config
 from gan_core.data import load_images
-from gan_core.errors import NonFiniteLossError
 from gan_core.events import EpochEnd, Trained
 from gan_core.fast_mlp import FastStep
-from gan_core.networks import Discriminator, Generator, build_models
+from gan_core.networks import Generator, build_models
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.training import PlainStep, image_order, noise, train
 
@@ -40,7 +37,7 @@ def one_thread() -> Iterator[None]:
 class ExactStep(PlainStep):
     """The plain step in float64: what both others round."""
 
-    def __init__(self, config: RunConfig, G: Generator, D: Discriminator) -> None:
+    def __init__(self, config: RunConfig, G: Generator, D: nn.Module) -> None:
         super().__init__(config, G.double(), D.double())
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
@@ -59,7 +56,7 @@ def run(
     steps = kind(config, G, D)
     figures = []
     for epoch in range(1, config.epochs + 1):
-        order = image_order(config.seed, epoch, len(images)).split(config.batch_size)
+        order = image_order(config, epoch, len(images)).split(config.batch_size)
         figures.append(steps.epoch(images, order, noise(config, epoch)))
     return before, [p.detach().double() for p in parameters], torch.cat(figures, dim=1).double()
 
@@ -144,39 +141,14 @@ def digest(config: RunConfig, images: Tensor) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_bit_for_bit_from_process_to_process(optimizer: str, images: Tensor) -> None:
+def test_bit_for_bit_from_process_to_process(images: Tensor) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import torch; from test_fast_mlp import *; "
-        "torch.set_num_threads(1); "
-        "print(digest(make_config(optimizer=sys.argv[2], epochs=2), load_images('digits').images))"
+        "torch.set_num_threads(1); images = load_images('digits').images; "
+        "[print(digest(make_config(optimizer=name, epochs=2), images)) for name in OPTIMIZERS]"
     )
     other = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent), optimizer],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", script, str(Path(__file__).parent)], capture_output=True, text=True, check=True
     )
-    assert digest(make_config(optimizer=optimizer, epochs=2), images) == other.stdout.strip()
-
-
-def test_another_seed_gives_another_training(images: Tensor) -> None:
-    assert digest(make_config(epochs=1), images) != digest(make_config(epochs=1, seed=1), images)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_trained_generator_can_be_saved(optimizer: str, images: Tensor, tmp_path: Path) -> None:
-    (trained,) = (
-        e for e in train(make_config(optimizer=optimizer, epochs=1), images) if isinstance(e, Trained)
-    )
-    state: dict[str, Any] = trained.generator.state_dict()
-    save_file(state, tmp_path / "G.safetensors")
-    found = load_file(tmp_path / "G.safetensors")
-    assert found.keys() == state.keys()
-    for name, weights in state.items():
-        assert torch.equal(found[name], weights)
-
-
-def test_a_loss_that_is_not_a_number_ends_the_run(images: Tensor) -> None:
-    with pytest.raises(NonFiniteLossError, match="epoch 1, iteration"):
-        list(train(make_config(learning_rate=1e30, epochs=2), images))
+    ours = [digest(make_config(optimizer=name, epochs=2), images) for name in OPTIMIZERS]
+    assert ours == other.stdout.split()

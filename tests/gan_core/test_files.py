@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.events import EpochEnd, Samples, Trained
-from gan_core.networks import Generator, load_generator, save_generator
+from gan_core.networks import build_models, load_generator, save_generator
 from gan_core.plots import envelope, plot_losses, running_mean, sample_sheet
 from gan_core.run_folder import RunFolder
 from gan_core.training import fixed_noise, generate, train
@@ -117,11 +118,49 @@ def test_other_peoples_weights_are_refused(tmp_path):
 
 def test_a_truncated_generator_is_refused(tmp_path):
     path = tmp_path / "generator.safetensors"
-    save_generator(Generator(5, 8), path)
+    save_generator(build_models(CONFIG)[0], path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="cannot load"):
         load_generator(path)
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def with_metadata(path, **changes):
+    """The generator's file as another program or version might have written it."""
+    with safe_open(path, framework="pt") as file:
+        about = {**file.metadata(), **changes}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {name: text for name, text in about.items() if text is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"network": "conv"},
+            "of the network 'conv', which is none of mlp: add it to gan_core.architectures",
+        ),
+        ({"format": "gan-grid generator 2"}, "no generator of this project .format 'gan-grid generator 2'"),
+        ({"z_dim": "6"}, "cannot load a generator"),
+        ({"z_dim": "many"}, "cannot load a generator"),
+        ({"z_dim": '"5"'}, "cannot load a generator"),
+        ({"hidden_dim": None}, "cannot load a generator"),
+    ],
+)
+def test_a_generator_that_cannot_be_built_again_is_refused(tmp_path, changes, said):
+    path = tmp_path / "generator.safetensors"
+    save_generator(build_models(CONFIG)[0], path)
+    with_metadata(path, **changes)
+    with pytest.raises(UserError, match=said):
+        load_generator(path)
+
+
+def test_a_generator_of_version_0_1_is_of_the_network_that_it_knew(tmp_path):
+    path = tmp_path / "generator.safetensors"
+    G = build_models(CONFIG)[0]
+    save_generator(G, path)
+    with_metadata(path, network=None)
+    assert torch.equal(load_generator(path)(fixed_noise(5)), G(fixed_noise(5)))
 
 
 def test_a_sheet_shows_the_images_in_order():

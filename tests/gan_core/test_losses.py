@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_core.losses import discriminator_loss, generator_loss
+from gan_core.losses import OBJECTIVES
+
+discriminator_loss, generator_loss = OBJECTIVES["non-saturating"]
 
 PROBABILITY = st.floats(2**-20, 1 - 2**-20, width=32)
 
@@ -45,3 +47,14 @@ def test_a_saturated_sigmoid_passes_no_gradient():
 def test_nan_in_is_nan_out():
     assert generator_loss(column(float("nan"), 0.5)).isnan()
     assert discriminator_loss(column(0.5), column(float("nan"))).isnan()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_is_a_mean_over_the_batch(name):
+    D_loss, G_loss = OBJECTIVES[name]
+    real, fake = column(0.9, 0.6, 0.2), column(0.1, 0.5, 0.7)
+    for loss, parts in ((D_loss, (real, fake)), (G_loss, (fake,))):
+        assert loss(*parts).shape == ()
+        assert loss(*(p.repeat(5, 1) for p in parts)).item() == pytest.approx(loss(*parts).item(), rel=1e-5)
+        one_by_one = [loss(*(p[n : n + 1] for p in parts)).item() for n in range(3)]
+        assert loss(*parts).item() == pytest.approx(sum(one_by_one) / 3, rel=1e-5)

@@ -1,16 +1,20 @@
-import hashlib
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from gan_core.config import RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
 from gan_core.events import EpochEnd, Reached, Samples, Trained
 from gan_core.networks import build_models
-from gan_core.optimizers import OPTIMIZERS
-from gan_core.training import PlainStep, fixed_noise, generate, image_order, noise, sample_epochs, train
+from gan_core.training import (
+    fixed_noise,
+    generate,
+    image_order,
+    noise,
+    refuse_non_finite,
+    sample_epochs,
+    train,
+)
 
 
 def tiny(**settings):
@@ -33,75 +37,13 @@ def weights(G):
     return torch.cat([parameter.detach().flatten() for parameter in G.parameters()])
 
 
-def straight_line_reference(config, images):
-    """The report's loop as it describes it: plain modules, BCELoss against labels N×1, one at a time."""
-    G0, D0 = build_models(config)
-    G = nn.Sequential(
-        nn.Linear(config.z_dim, config.hidden_dim),
-        nn.LeakyReLU(0.2),
-        nn.Linear(config.hidden_dim, 784),
-        nn.Tanh(),
-    )
-    D = nn.Sequential(
-        nn.Linear(784, config.hidden_dim), nn.LeakyReLU(0.2), nn.Linear(config.hidden_dim, 1), nn.Sigmoid()
-    )
-    for mine, given in ((G, G0), (D, D0)):
-        for parameter, start in zip(mine.parameters(), given.parameters(), strict=True):
-            parameter.data.copy_(start.data)
-    kind = {
-        "sgd": torch.optim.SGD,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "rmsprop": torch.optim.RMSprop,
-    }
-    G_optimizer = kind[config.optimizer](G.parameters(), lr=config.learning_rate)
-    D_optimizer = kind[config.optimizer](D.parameters(), lr=config.learning_rate)
-    criterion = nn.BCELoss()
-    G_losses, D_losses = [], []
-    for epoch in range(1, config.epochs + 1):
-        draws = noise(config, epoch)
-        for batch in image_order(config.seed, epoch, len(images)).split(config.batch_size):
-            n = len(batch)
-            z_D, z_G = next(draws)
-            x = (images[batch].reshape(n, 784).float() / 255 - 0.5) / 0.5
-            ones, zeros = torch.ones(n, 1), torch.zeros(n, 1)
-
-            D_optimizer.zero_grad()
-            D_loss = criterion(D(x), ones) + criterion(D(G(z_D[:n]).detach()), zeros)
-            D_loss.backward()
-            D_optimizer.step()
-
-            G_optimizer.zero_grad()
-            G_loss = criterion(D(G(z_G[:n])), ones)
-            G_loss.backward()
-            G_optimizer.step()
-            D_losses.append(D_loss.item())
-            G_losses.append(G_loss.item())
-    return G, D_losses, G_losses
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_step_is_the_reports(optimizer):
-    config = tiny(optimizer=optimizer, learning_rate=0.01 if optimizer == "sgd" else 1e-3)
-    images = images_of(16 * 4 + 5)  # the last batch is smaller
-    G, D_losses, G_losses = straight_line_reference(config, images)
-    events = list(train(config, images))
-    ends = of_kind(events, EpochEnd)
-    np.testing.assert_allclose(
-        np.concatenate([end.discriminator_losses for end in ends]), D_losses, rtol=1e-4
-    )
-    np.testing.assert_allclose(np.concatenate([end.generator_losses for end in ends]), G_losses, rtol=1e-4)
-    torch.testing.assert_close(weights(events[-1].generator), weights(G), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(weights(G), weights(build_models(config)[0]), atol=1e-3)  # it has moved
-
-
 def test_events_come_in_order():
     events = list(train(tiny(epochs=3), images_of(40)))
     assert [(type(event), getattr(event, "epoch", None)) for event in events] == [
         (Samples, 0),
-        (EpochEnd, 1), (Reached, None), (Samples, 1),
-        (EpochEnd, 2), (Reached, None), (Samples, 2),
-        (EpochEnd, 3), (Reached, None), (Samples, 3),
+        (EpochEnd, 1), (Reached, 1), (Samples, 1),
+        (EpochEnd, 2), (Reached, 2), (Samples, 2),
+        (EpochEnd, 3), (Reached, 3), (Samples, 3),
         (Trained, None),
     ]  # fmt: skip
     for end in of_kind(events, EpochEnd):
@@ -126,16 +68,6 @@ def test_metrics_are_means_and_spreads_of_the_iterations():
         "loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
         "score/fake", "score/real", "time/epoch_seconds", "time/images_per_second",
     ]  # fmt: skip
-
-
-def test_the_same_config_gives_the_same_bits(digits):
-    def digest(config):
-        G = list(train(config, digits.images))[-1].generator
-        return hashlib.sha256(weights(G).numpy().tobytes()).hexdigest()
-
-    config = RunConfig(dataset="digits", optimizer="adam", epochs=2)
-    assert digest(config) == digest(config)
-    assert digest(config) != digest(RunConfig(dataset="digits", optimizer="adam", epochs=2, seed=1))
 
 
 def test_what_else_draws_by_chance_does_not_matter():
@@ -170,21 +102,51 @@ def test_every_setting_reaches_the_training(field, one, other):
     assert not np.array_equal(first.generator_losses, second.generator_losses)
 
 
-def test_the_order_of_images_depends_on_the_seed_and_the_epoch_alone():
-    order = image_order(0, 1, 1000)
+def test_the_order_is_a_permutation_of_its_own_for_each_epoch():
+    order = image_order(tiny(), 1, 1000)
     assert torch.equal(order.sort().values, torch.arange(1000))
-    assert torch.equal(order, image_order(0, 1, 1000))
-    assert not torch.equal(order, image_order(0, 2, 1000))
-    assert not torch.equal(order, image_order(1, 1, 1000))
+    assert not torch.equal(order, image_order(tiny(), 2, 1000))
 
 
-def test_noise_is_the_same_for_a_z_dim_whatever_the_optimizer():
-    one = next(noise(tiny(optimizer="sgd"), 1))
+def test_noise_is_of_its_own_for_each_half_and_epoch():
+    one = next(noise(tiny(), 1))
     assert one.shape == (2, 16, 5)
-    assert torch.equal(one, next(noise(tiny(optimizer="adam"), 1)))
     assert not torch.equal(one, next(noise(tiny(), 2)))
-    assert not torch.equal(one, next(noise(tiny(seed=1), 1)))
     assert not torch.equal(one[0], one[1])
+
+
+def test_what_is_drawn_stays_what_it_is():
+    """A change here would change every result for a given seed. These shapes show how much is drawn at once."""
+    small = noise(tiny(z_dim=1, batch_size=1), 1)
+    draws = torch.stack([next(small) for _ in range(70)]).flatten()
+    assert draws[[0, 63, 64, 65, 127, 128, 139]].tolist() == pytest.approx(
+        [
+            -0.5237,
+            -0.3639,
+            1.1839,
+            0.4572,
+            1.2258,
+            0.1187,
+            1.5364,
+        ],
+        abs=1e-4,
+    )
+    odd = noise(tiny(z_dim=5, batch_size=3, seed=4), 2)
+    draws = torch.stack([next(odd) for _ in range(34)]).flatten(1)
+    assert draws[[0, 0, 31, 32, 33], [0, 29, 29, 0, 29]].tolist() == pytest.approx(
+        [
+            0.3635,
+            0.4004,
+            -0.2348,
+            -0.2177,
+            -0.8459,
+        ],
+        abs=1e-4,
+    )
+    assert fixed_noise(3).flatten()[[0, 7, 191]].tolist() == pytest.approx(
+        [-0.2766, -0.6923, -0.0766], abs=1e-4
+    )
+    assert image_order(RunConfig(seed=3), 2, 9).tolist() == [7, 8, 6, 4, 5, 1, 3, 2, 0]
 
 
 def test_noise_is_standard_normal_and_never_repeats():
@@ -203,13 +165,46 @@ def test_sample_sheets_are_of_one_z_for_all_seeds():
     )
 
 
-def test_sheets_are_made_over_the_course_of_training():
-    assert sorted(sample_epochs(100)) == [1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
-    assert sorted(sample_epochs(1)) == [1]
-    assert sorted(sample_epochs(3)) == [1, 2, 3]
-    for epochs in range(1, 200):
-        assert max(sample_epochs(epochs)) == epochs
-        assert min(sample_epochs(epochs)) >= 1
+@pytest.mark.parametrize(
+    ("epochs", "due"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (5, [1, 2, 3, 4, 5]),
+        (6, [1, 2, 3, 4, 5, 6]),
+        (25, [1, 2, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25]),
+        (100, [1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]),
+        (1234, [1, 2, 5, 124, 247, 371, 494, 617, 741, 864, 988, 1111, 1234]),
+    ],
+)
+def test_sheets_are_made_over_the_course_of_training(epochs, due):
+    assert sorted(sample_epochs(epochs)) == due
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ([(0, 2, "nan"), (1, 4, "inf")], "the loss of the discriminator is nan at epoch 7, iteration 3;"),
+        ([(0, 4, "nan"), (1, 0, "-inf")], "the loss of the generator is -inf at epoch 7, iteration 1;"),
+        ([(1, 4, "inf")], "the loss of the generator is inf at epoch 7, iteration 5;"),
+        (
+            [(2, 0, "nan"), (3, 1, "nan"), (0, 1, "inf")],
+            "the loss of the discriminator is inf at epoch 7, iteration 2;",
+        ),
+    ],
+)
+def test_the_first_loss_that_is_not_finite_is_named(bad, said):
+    record = torch.zeros(4, 5)
+    for row, step, value in bad:
+        record[row, step] = float(value)
+    with pytest.raises(NonFiniteLossError) as raised:
+        refuse_non_finite(7, record)
+    assert str(raised.value) == f"{said} a smaller learning rate may help"
+
+
+def test_only_losses_have_to_be_finite():
+    refuse_non_finite(7, torch.tensor([[0.0, 1e38], [-1e38, 100.0], [float("nan")] * 2, [float("inf")] * 2]))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_after_its_epoch_is_told():
@@ -233,8 +228,10 @@ def _digit_like():
 
 
 def test_a_batch_larger_than_the_images_is_refused():
-    with pytest.raises(UserError, match="at most 10"):
-        next(train(tiny(), images_of(10)))
+    with pytest.raises(UserError, match="batch_size should be at most 15, the number of images, got 16"):
+        next(train(tiny(), images_of(15)))
+    (end,) = of_kind(train(tiny(epochs=1), images_of(16)), EpochEnd)
+    assert end.generator_losses.shape == (1,)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: nothing to refuse")
@@ -258,42 +255,3 @@ def test_to_stop_iterating_stops_the_training():
     assert isinstance(next(run), Samples)
     assert isinstance(next(run), EpochEnd)
     run.close()
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_training_goes_on_from_any_epoch_as_if_unbroken(optimizer):
-    config, images = tiny(optimizer=optimizer, epochs=5), images_of(40)
-    unbroken = list(train(config, images))
-    states = []
-    for event in train(config, images):
-        if isinstance(event, Reached):
-            states.append(event.state())
-    assert [state.epoch for state in states] == [1, 2, 3, 4, 5]
-    for state in states:
-        rest = list(train(config, images, state))
-        assert [type(event) for event in rest] == [type(event) for event in unbroken[-len(rest) :]]
-        assert torch.equal(weights(rest[-1].generator), weights(unbroken[-1].generator))
-        later = of_kind(unbroken, EpochEnd)[state.epoch :]
-        for ours, theirs in zip(of_kind(rest, EpochEnd), later, strict=True):
-            assert np.array_equal(ours.discriminator_losses, theirs.discriminator_losses)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_plain_step_goes_on_as_well(optimizer):
-    config, images = tiny(optimizer=optimizer), images_of(40)
-
-    def epoch(step, number):
-        step.epoch(images, image_order(0, number, 40).split(16), noise(config, number))
-
-    G, D = build_models(config)
-    step = PlainStep(config, G, D)
-    epoch(step, 1)
-    again_G, again_D = build_models(config)
-    again_G.load_state_dict(G.state_dict())
-    again_D.load_state_dict(D.state_dict())
-    again = PlainStep(config, again_G, again_D)
-    again.load_optimizer_state(step.optimizer_state())
-    for one in (step, again):
-        epoch(one, 2)
-    assert torch.equal(weights(G), weights(again_G))
-    assert torch.equal(weights(D), weights(again_D))

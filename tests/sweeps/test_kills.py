@@ -20,16 +20,15 @@ from gan_core.networks import load_generator
 from gan_core.tracking.queries import MlflowClient
 from gan_core.training import sample_epochs, train
 
-pytestmark = pytest.mark.slow
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 SEED = 2026
-WORKER_KILLS = (5, 5, 5, 5)  # before each kill of the command and its Ray, but for the first of these
 GRID = (
     "--dataset", "digits", "--hidden-dim", 16, "--batch-size", 256, "--optimizers", "sgd", "adam",
     "--z-dims", 5, 7, "--seeds", 0, 1, "--evaluate-every", 0, "--checkpoint-every", 1, "--retries", 100,
     "--workers", 2, "--name", "killed",
 )  # fmt: skip
 RUNS = 8
+WORKER_KILLS = (5, 5, 5, 5)  # before each kill of the command and its Ray, but for the first of these
 LENGTH = 4  # seconds that a run trains: so long that the grid outlasts all kills
 SLOW_DISK = """
 import os, pathlib, shutil, time
@@ -170,11 +169,11 @@ def kill_in_a_write(driver, what, slow_disk):
 
 
 @pytest.fixture
-def epochs(digits):
-    """How many a run has: as many as take LENGTH here."""
+def epochs(request, digits):
+    """How many a run has: as many as take LENGTH here, or the seconds that a test gives."""
     config = RunConfig(dataset="digits", hidden_dim=16, batch_size=256, optimizer="adam", z_dim=7, epochs=50)
     second = min(one.seconds for one in train(config, digits.images) if isinstance(one, EpochEnd))
-    return max(100, round(LENGTH / second))
+    return max(100, round(getattr(request, "param", LENGTH) / second))
 
 
 @pytest.fixture
@@ -210,6 +209,24 @@ def counts(rows):
     return dict(rows("SELECT status, count(*) FROM runs GROUP BY status"))
 
 
+@pytest.mark.parametrize("epochs", [1], indirect=True)
+def test_a_grid_killed_in_a_write_loses_and_doubles_nothing(
+    unbroken, epochs, uri, slow_disk, start, rows, tmp_path
+):
+    """The slow test does this twenty times over."""
+    driver = start()
+    until(driver.workers, driver)
+    kill_in_a_write(driver, "checkpoint", slow_disk)
+    until(driver.workers, driver)
+    assert not driver.kill()
+    assert counts(rows).get("FINISHED", 0) < RUNS, "there was nothing left to lose"
+    driver = start()
+    said, _ = driver.process.communicate(timeout=1200)
+    assert driver.process.returncode == 0, said
+    _check_whole(unbroken, epochs, uri, rows, tmp_path)
+
+
+@pytest.mark.slow
 def test_a_grid_killed_again_and_again_loses_and_doubles_nothing(
     unbroken, epochs, uri, slow_disk, start, rows, say, tmp_path
 ):

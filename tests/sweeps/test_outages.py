@@ -1,6 +1,6 @@
 """The store goes away in the middle of a sweep: a server killed, SQLite locked, a full disk.
 
-Each takes a minute or two, nearly all of it waiting, so they all run at once.
+The slow ones take minutes, nearly all of it waiting, so they all run at once.
 """
 
 import os
@@ -30,12 +30,16 @@ from gan_core.tracking.store import prepare_store
 from gan_core.training import train
 from sweeps.folders import report_folder
 
-pytestmark = pytest.mark.slow
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 OUTAGE = 60.0  # seconds
 HIDDEN = 256
 RUNS = 2
 METRICS_AN_EPOCH, METRICS_AT_THE_END = 8, 10
+
+
+def takes_minutes(test):
+    """A slow test, run by the process that has the others' `cases`."""
+    return pytest.mark.slow(pytest.mark.xdist_group("outages")(test))
 
 
 class Sweep:
@@ -159,7 +163,7 @@ def cases(tmp_path_factory, empty_store):
     second = 1 / _seconds_of_an_epoch()  # epochs
     with ThreadPoolExecutor() as pool, ExitStack() as reports:
         begun = {}
-        for case, seconds in ((_server_killed, 45), (_locked, 45), (_server_gone, 10), (_disk_full, 10)):
+        for case, seconds in ((_server_killed, 30), (_locked, 30), (_server_gone, 5), (_disk_full, 5)):
             folder = tmp_path_factory.mktemp(case.__name__.strip("_"))
             reports.callback(
                 shutil.rmtree, report_folder("http://x", f"test-outage-{folder.name}"), ignore_errors=True
@@ -182,12 +186,12 @@ def _server_killed(folder, empty_store, epochs):
 
 def _locked(folder, empty_store, epochs):
     shutil.copy(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    with (
-        closing(sqlite3.connect(folder / "mlflow.db", timeout=60, isolation_level=None)) as other,
-        Sweep(uri, folder, epochs) as sweep,
-    ):
+    with _other_user(folder) as other, Sweep(f"sqlite:///{folder / 'mlflow.db'}", folder, epochs) as sweep:
         return _away(sweep, lambda: other.execute("BEGIN EXCLUSIVE"), lambda: other.execute("ROLLBACK"))
+
+
+def _other_user(folder):
+    return closing(sqlite3.connect(folder / "mlflow.db", timeout=60, isolation_level=None))
 
 
 def _away(sweep, go, come_back):
@@ -272,6 +276,27 @@ def _disk_full(folder, empty_store, epochs):
             )  # fmt: skip
 
 
+def test_some_seconds_without_the_store_lose_nothing_and_nothing_waits(tmp_path, empty_store):
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri, epochs = f"sqlite:///{tmp_path / 'mlflow.db'}", round(8 / _seconds_of_an_epoch())
+
+    def kept():
+        return max((file.name for file in tmp_path.rglob("epoch_*.checkpoint")), default="")
+
+    with _other_user(tmp_path) as other, Sweep(uri, tmp_path, epochs) as sweep:
+        sweep.wait_for(sweep.logged)
+        other.execute("BEGIN EXCLUSIVE")
+        logged, before = sweep.logged(), kept()
+        sweep.wait_for(lambda: kept() > before)  # trained meanwhile
+        time.sleep(6)  # more than from one write to the next
+        assert sweep.logged() == logged  # it was away indeed
+        other.execute("ROLLBACK")
+        assert sweep.end() == 0
+        assert sweep.is_whole()
+    assert "Traceback" not in sweep.said
+
+
+@takes_minutes
 @pytest.mark.parametrize("case", [_server_killed, _locked])
 def test_a_minute_without_the_store_loses_nothing_and_nothing_waits(cases, case):
     found = cases(case)
@@ -282,6 +307,7 @@ def test_a_minute_without_the_store_loses_nothing_and_nothing_waits(cases, case)
     assert "Traceback" not in found.said
 
 
+@takes_minutes
 def test_a_server_that_is_gone_is_said_and_the_same_command_logs_without_training(cases):
     found = cases(_server_gone)
     assert found.code == 1
@@ -294,6 +320,7 @@ def test_a_server_that_is_gone_is_said_and_the_same_command_logs_without_trainin
     assert found.trained_again == [(0,)]
 
 
+@takes_minutes
 def test_a_full_disk_is_said_and_what_was_logged_is_there(cases):
     found = cases(_disk_full)
     assert found.no_store.startswith("cannot make the store ")

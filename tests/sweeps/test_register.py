@@ -14,7 +14,8 @@ from mlflow.models import Model
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.networks import GENERATOR_FILE, build_models, load_generator, save_generator
+from gan_core.metric_names import GENERATOR_FILE
+from gan_core.networks import build_models, load_generator, save_generator
 from gan_core.tracking.queries import PARENT_TAG, MlflowClient, create_run
 from gan_core.tracking.store import prepare_store
 from sweeps.register import register_best

@@ -9,9 +9,9 @@ from gan_core.config import make_config
 from gan_core.data import load_images
 from gan_core.errors import NonFiniteLossError
 from gan_core.evaluation.baselines import Reference, evaluate
-from gan_core.evaluation.health import Diagnosis, diagnose, pixel_spread
+from gan_core.evaluation.health import diagnose, pixel_spread
 from gan_core.evaluation.scores import Evaluation
-from gan_core.events import EpochEnd, Samples, Trained
+from gan_core.events import Diagnosis, EpochEnd, Samples, Trained
 from gan_core.training import train
 
 UNTRAINED_BASELINE = {"quality/fd": 50.0}

@@ -1,4 +1,4 @@
-"""Runs that are evaluated: what it costs the training (nothing), what is logged, how dead runs end."""
+"""Runs that are evaluated: the training is the same, what is logged, how collapsed runs end."""
 
 import dataclasses
 import json
@@ -10,14 +10,12 @@ import torch
 
 from gan_core.config import EvaluationSchedule, RunConfig
 from gan_core.errors import NonFiniteLossError, UserError
-from gan_core.evaluation.assess import train_assessed
 from gan_core.evaluation.baselines import evaluate
-from gan_core.evaluation.health import Diagnosis
 from gan_core.evaluation.scores import QUICK_SCORES, SCORES
-from gan_core.events import Baselines, EpochEnd, Evaluated, Reached, Samples, Trained
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Reached, Samples, Trained
 from gan_core.networks import load_generator
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.run import Job, run
+from gan_core.run import Job, evaluated_training, run
 from gan_core.tracking.queries import MlflowClient, create_run
 from gan_core.tracking.store import prepare_store
 from gan_core.tracking.tracker import MlflowTracker
@@ -33,15 +31,14 @@ def events(digits, digits_reference):
     def collect(config, **settings):
         found = []
         try:
-            for event in train_assessed(
-                config, digits.images, digits_reference, EvaluationSchedule(**settings)
-            ):
+            schedule = EvaluationSchedule(**settings)
+            for event in evaluated_training(Job("a", config, digits, digits_reference, schedule)):
                 found.append(event)
                 if isinstance(event, Evaluated):
                     # The live G, of which the scores must be.
                     G = of_kind(found, Reached)[-1].generator
-                    again = evaluate(G, digits_reference, quick=len(event.evaluation.scores) < len(SCORES))
-                    assert again.scores == event.evaluation.scores
+                    again = evaluate(G, digits_reference, quick=len(event.scores) < len(SCORES))
+                    assert again.scores == event.scores
         except NonFiniteLossError as error:
             found.append(error)
         return found
@@ -88,7 +85,7 @@ def test_events_come_in_order(events, digits_reference):
         (EpochEnd, 5), (Evaluated, 5), (Diagnosis, of_kind(found, Diagnosis)[0].epoch), (Samples, 5),
         (Trained, None),
     ]  # fmt: skip
-    assert [tuple(event.evaluation.scores) for event in of_kind(found, Evaluated)] == [
+    assert [tuple(event.scores) for event in of_kind(found, Evaluated)] == [
         QUICK_SCORES, QUICK_SCORES, SCORES,
     ]  # fmt: skip
     assert found[0].classifier == digits_reference.classifier.record.weights_sha256
@@ -102,12 +99,13 @@ def test_evaluations_are_made_where_due_and_at_the_end(events, every, due):
 
 def test_scores_follow_the_training_not_its_end(events):
     first, *_, last = of_kind(events(CONFIG, every=1), Evaluated)
-    assert first.evaluation.scores["quality/fd"] != last.evaluation.scores["quality/fd"]
+    assert first.scores["quality/fd"] != last.scores["quality/fd"]
 
 
 def test_an_epochs_time_does_not_count_its_evaluation(digits, digits_reference):
     config = dataclasses.replace(CONFIG, epochs=20)
-    found = list(train_assessed(config, digits.images[:64], digits_reference, EvaluationSchedule(1)))
+    small = dataclasses.replace(digits, images=digits.images[:64])
+    found = list(evaluated_training(Job("a", config, small, digits_reference, EvaluationSchedule(1))))
     # An epoch of one batch takes about a millisecond, an evaluation of 599 images some tens.
     training = sum(end.seconds for end in of_kind(found, EpochEnd))
     assert training < sum(event.seconds for event in of_kind(found, Evaluated)) / 2

@@ -19,7 +19,7 @@ from torch import Tensor
 from gan_core.config import make_config
 from gan_core.data import load_images, load_split
 from gan_core.evaluation.baselines import Reference, evaluate, load_reference, real_baseline_images
-from gan_core.evaluation.classifier import look_at
+from gan_core.evaluation.classifier import extract_features
 from gan_core.evaluation.frechet_distance import fit_gaussian, frechet_distance
 from gan_core.evaluation.health import diagnose, pixel_spread
 from gan_core.evaluation.kernel_distance import kernel_distance, kernel_moments
@@ -62,7 +62,7 @@ def timing(reference: Reference) -> None:
     G, _ = build_models(make_config(seed=1))
     real, network, count = reference.real, reference.classifier.network, reference.count
     images = evaluation_images(G, count)
-    features, _ = look_at(network, images)
+    features, _ = extract_features(network, images)
     radii = squared_radii(features)
     gaussian, moments = fit_gaussian(features), kernel_moments(features)
 
@@ -76,7 +76,7 @@ def timing(reference: Reference) -> None:
         "whole evaluation": lambda: evaluate(G, reference),
         "in mid-run": lambda: evaluate(G, reference, quick=True),
         "generate": lambda: evaluation_images(G, count),
-        "classifier": lambda: look_at(network, images),
+        "classifier": lambda: extract_features(network, images),
         "Fréchet": lambda: frechet_distance(real.gaussian, fit_gaussian(features)),
         "kernel": lambda: kernel_distance(real.moments, kernel_moments(features)),
         "radii": lambda: squared_radii(features),
@@ -89,7 +89,7 @@ def timing(reference: Reference) -> None:
     print("theirs", theirs(FrechetInceptionDistance(feature=AsGiven())))
     print("theirs", theirs(KernelInceptionDistance(feature=AsGiven())))
     # The real_baseline's images lie near the real ones, so more comparisons are close than for an untrained G's.
-    near, _ = look_at(network, real_baseline_images(reference.dataset, count))
+    near, _ = extract_features(network, real_baseline_images(reference.dataset, count))
     exact = real.features.double(), near.double()
     print("prdc in float32", prdc(real.features, near, real.radii, squared_radii(near)))
     print("prdc in float64", prdc(*exact, *map(squared_radii, exact)))

@@ -26,7 +26,6 @@ from gan_core.cli import (
 )
 from gan_core.config import (
     STRICT,
-    EvaluationSchedule,
     RunConfig,
     RunOptions,
     fields_of,
@@ -173,8 +172,7 @@ def _into_store(
 def _job(
     options: RunOptions, name: str, data: ImageSet, reference: Reference, checkpoints: CheckpointFolder
 ) -> Job:
-    assessment = EvaluationSchedule(options.evaluate_every, options.stop_dead)
-    return Job(name, checkpoints.config, data, reference, assessment, checkpoints, options.checkpoint_every)
+    return Job(name, checkpoints.config, data, reference, options, checkpoints)
 
 
 def _load(args: Namespace, config: RunConfig) -> tuple[ImageSet, Reference]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
+from gan_core.compat import end_process
 from gan_core.config import RunOptions, fields_of
 from gan_core.errors import UserError
 
@@ -138,8 +139,7 @@ def run_command(program: str, command: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         code = INTERRUPTED
-    gc.freeze()  # without it Python searches all of PyTorch and Ray for garbage at its end: seconds
-    sys.exit(code)
+    end_process(code)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

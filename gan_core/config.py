@@ -162,11 +162,3 @@ def _in_one_line(error: ValidationError, fields: Mapping[str, FieldInfo], prefix
         return f"there is no setting {field}; there are {', '.join(fields)}"
     shown = prefix + field.replace("_", "-") if prefix else field
     return f"{shown} {reason}, got {first['input']!r}"
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSchedule:
-    """When a run is evaluated, and what follows."""
-
-    every: int = 10  # epochs from one evaluation to the next; 0: only at the end
-    stop_dead: bool = False  # end a run once it has collapsed

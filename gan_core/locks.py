@@ -1,6 +1,7 @@
-"""Whether the process of a run or sweep lives, as told by a lock that it holds as long as it does.
+"""Locks, by which any process can see whether the process of a run or a sweep is alive.
 
-In a folder that is a lock of a file, which ends with its process; in an object store it is a lease.
+In a folder the lock is a locked file, which the system releases when the process ends. In an object store it
+is a lease: an object that its owner keeps rewriting (docs/durability.md says why).
 """
 
 import hashlib
@@ -17,26 +18,32 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from gan_core.storage import Bucket, Place, write_atomically
+from gan_core.storage import ObjectPath, StoragePath, write_whole
 
-# A store's tags are anybody's: nothing but such a file is ever opened for what one of them says.
-LOCK = re.compile(r"([0-9a-f]{32})/(sweep-[0-9a-f]{16}\.lock|[0-9a-f]{32}/lock)")
-IDENTITY = "identity"
+# Anybody can write a tag into the store: only a file of one of these names is ever opened because of a tag.
+LOCK_TAG_VALUE = re.compile(r"([0-9a-f]{32})/(sweep-[0-9a-f]{16}\.lock|[0-9a-f]{32}/lock)")
+IDENTITY = "identity"  # the file that holds a checkpoint folder's identity
+
+# Times of a lease, in seconds.
+RENEWED = 4.0  # from one write of the owner to the next
+LOST = 20.0  # without a change, after which the lease has no owner any more
+SETTLED = 2.0  # from writing it to holding it
+WATCHED = 1.0  # from one reading to the next
 
 
-def lock_tag(checkpoint_dir: Place, lock: str) -> str:
+def lock_tag(checkpoint_dir: StoragePath, lock: str) -> str:
     """The tag of a run whose process holds the lock file `lock` of `checkpoint_dir`. Raises OSError."""
     return f"{_identity(checkpoint_dir)}/{lock}"
 
 
-def lock_in(checkpoint_dir: Place, tag: str | None) -> str | None:
-    """The lock file of `checkpoint_dir` that a tag names; None if it is of another folder, or no such tag."""
-    found = LOCK.fullmatch(tag or "")
+def lock_in(checkpoint_dir: StoragePath, tag: str | None) -> str | None:
+    """The lock file that a tag names; None if the tag is of another folder or is no lock's tag."""
+    found = LOCK_TAG_VALUE.fullmatch(tag or "")
     return found[2] if found and found[1] == _read_identity(checkpoint_dir) else None
 
 
-def liveness(checkpoint_dir: Place, tag: str | None) -> Literal["alive", "dead", "unknown"]:
-    """Of the process that holds, or held, a tag's lock; unknown if the lock lies in another folder."""
+def liveness(checkpoint_dir: StoragePath, tag: str | None) -> Literal["alive", "dead", "unknown"]:
+    """State of the process to which a tag's lock belongs; unknown if the lock lies in another folder."""
     lock = lock_in(checkpoint_dir, tag)
     if lock is None:
         return "unknown"
@@ -44,28 +51,25 @@ def liveness(checkpoint_dir: Place, tag: str | None) -> Literal["alive", "dead",
 
 
 @contextmanager
-def hold(lock: Place, patience: float) -> Iterator[None]:
-    """Be the one who holds the lock; `patience`: seconds to wait for another who lives.
+def hold(lock: StoragePath, patience: float) -> Iterator[None]:
+    """Hold the lock within the block; no other process does.
 
-    Raises filelock.Timeout if it is not to be had, OSError if it cannot be written.
+    patience: seconds to wait while another living process holds it; a lease whose owner has died takes LOST
+    seconds in any case. Raises filelock.Timeout if it stays taken, OSError if it cannot be written.
     """
-    if isinstance(lock, Bucket):
-        with held(lock, patience):
-            yield
-    else:
-        with FileLock(lock, timeout=patience):
-            yield
+    with _hold_lease(lock, patience) if isinstance(lock, ObjectPath) else FileLock(lock, timeout=patience):
+        yield
 
 
-def was_released(lock: Place) -> bool:
-    """Whether its holder has let go of the lock, or, where that can be told at once, has died."""
-    return not lock.exists() if isinstance(lock, Bucket) else is_free(lock)
+def was_released(lock: StoragePath) -> bool:
+    """Whether the lock was let go; of a file, also whether its owner has died (a lease does not show that)."""
+    return not lock.exists() if isinstance(lock, ObjectPath) else is_free(lock)
 
 
-def is_free(lock: Place) -> bool:
-    """Whether nobody holds the lock; a lease has to be watched for that, for some seconds. Raises OSError."""
-    if isinstance(lock, Bucket):
-        return is_abandoned(lock)
+def is_free(lock: StoragePath) -> bool:
+    """Whether no process holds the lock. Reading a lease takes up to LOST seconds. Raises OSError."""
+    if isinstance(lock, ObjectPath):
+        return _becomes_free(lock, time.monotonic() + LOST + RENEWED)
     if not lock.exists():
         return True
     try:
@@ -75,20 +79,19 @@ def is_free(lock: Place) -> bool:
         return False
 
 
-def _identity(folder: Place) -> str:
-    """32 hex digits that tell the folder from all others, wherever it is moved or mounted."""
-    if isinstance(folder, Bucket):
-        return _read_identity(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{IDENTITY}.lock"):
-        if not _read_identity(folder):
-            write_atomically(folder / IDENTITY, uuid4().hex.encode())
+def _identity(folder: StoragePath) -> str:
+    """32 hex digits of the folder's own, the same wherever it is moved or mounted; made if there are none."""
+    if not isinstance(folder, ObjectPath):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{IDENTITY}.lock"):
+            if not _read_identity(folder):
+                write_whole(folder / IDENTITY, uuid4().hex.encode())
     return _read_identity(folder)
 
 
-def _read_identity(folder: Place) -> str:
-    """Empty if it has none."""
-    if isinstance(folder, Bucket):
+def _read_identity(folder: StoragePath) -> str:
+    """Empty if the folder has none."""
+    if isinstance(folder, ObjectPath):
         return hashlib.sha256(str(folder).encode()).hexdigest()[:32]
     try:
         found = (folder / IDENTITY).read_bytes()
@@ -97,19 +100,8 @@ def _read_identity(folder: Place) -> str:
     return found.decode() if re.fullmatch(rb"[0-9a-f]{32}", found) else ""
 
 
-RENEWED = 4.0  # seconds between two writes of the owner
-LOST = 20.0  # seconds without a change, after which it is nobody's
-SETTLED = 2.0  # seconds between taking it and holding it
-WATCHED = 1.0  # seconds between two looks at it
-
-
 @contextmanager
-def held(lease: Bucket, patience: float) -> Iterator[None]:
-    """Be the one process that holds the lease.
-
-    `patience`: seconds to wait for a living owner; for a dead one it takes LOST anyway. Raises
-    filelock.Timeout if it is not to be had, OSError if the store cannot be reached.
-    """
+def _hold_lease(lease: ObjectPath, patience: float) -> Iterator[None]:
     owner = uuid4().hex
     _take(lease, owner, time.monotonic() + patience + LOST + RENEWED)
     ended = threading.Event()
@@ -121,27 +113,27 @@ def held(lease: Bucket, patience: float) -> Iterator[None]:
         ended.set()
         renewing.join()
         with suppress(OSError):
-            if _owner(_look(lease)) == owner:
+            if _owner(_read(lease)) == owner:
                 lease.unlink(missing_ok=True)
 
 
-def is_abandoned(lease: Bucket) -> bool:
-    """Whether nobody holds the lease; where there is one, this takes up to LOST seconds. Raises OSError."""
-    return _watch(lease, time.monotonic() + LOST + RENEWED)
+def _take(lease: ObjectPath, owner: str, until: float) -> None:
+    """Become the lease's owner, by Fischer's algorithm: of all that write, the last one to do so owns it.
 
-
-def _take(lease: Bucket, owner: str, until: float) -> None:
-    while _watch(lease, until):
-        lease.put(f"{owner} 0".encode())
+    Lamport (1987), A fast mutual exclusion algorithm, ACM Transactions on Computer Systems 5(1), describes
+    it. It needs SETTLED to be longer than a write takes.
+    """
+    while _becomes_free(lease, until):
+        lease.write_once(f"{owner} 0".encode())
         time.sleep(SETTLED)
-        if _owner(_look(lease)) == owner:
+        if _owner(_read(lease)) == owner:
             return
     raise Timeout(str(lease))
 
 
-def _watch(lease: Bucket, until: float) -> bool:
-    """Whether the lease becomes nobody's before `until`, a time of the monotonic clock."""
-    before = _look(lease)
+def _becomes_free(lease: ObjectPath, until: float) -> bool:
+    """Whether the lease has no owner before `until`, a time of the monotonic clock. Raises OSError."""
+    before = _read(lease)
     since = time.monotonic()
     while before is not None:
         if time.monotonic() - since >= LOST:
@@ -150,9 +142,9 @@ def _watch(lease: Bucket, until: float) -> bool:
             return False
         time.sleep(WATCHED)
         try:
-            now = _look(lease)
+            now = _read(lease)
         except OSError:
-            # While the store is away its owner cannot write either: that is no sign of its death.
+            # The owner cannot write either while the store is away: the time starts anew.
             since = time.monotonic()
             continue
         if now != before:
@@ -160,23 +152,24 @@ def _watch(lease: Bucket, until: float) -> bool:
     return True
 
 
-def _renew(lease: Bucket, owner: str, ended: threading.Event) -> None:
-    beat = 0
+def _renew(lease: ObjectPath, owner: str, ended: threading.Event) -> None:
+    count = 0
     while not ended.wait(RENEWED):
-        beat += 1
-        with suppress(OSError):  # the next time, then
-            now = _look(lease)
+        count += 1
+        with suppress(OSError):  # the next write may succeed
+            now = _read(lease)
             if now is not None and _owner(now) != owner:
                 print(
                     f"{lease} was taken over by another process: this one ends", file=sys.stderr, flush=True
                 )
-                os.kill(os.getpid(), signal.SIGKILL)
-            lease.put(f"{owner} {beat}".encode())
+                os.kill(os.getpid(), signal.SIGKILL)  # at once: two processes must not train one run
+            lease.write_once(f"{owner} {count}".encode())
 
 
-def _look(lease: Bucket) -> bytes | None:
+def _read(lease: ObjectPath) -> bytes | None:
+    """The lease as it is; None if there is none. Raises OSError."""
     try:
-        return lease.peek()
+        return lease.read_once()
     except FileNotFoundError:
         return None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from gan_core.checkpoint import Checkpoint, CheckpointFolder, RecordedEvent, TimedEvent
-from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import NonFiniteLossError, TrackingError, UserError
 from gan_core.evaluation.baselines import Reference, evaluate
@@ -41,9 +41,8 @@ class Job:
     config: RunConfig
     data: ImageSet
     reference: Reference
-    assessment: EvaluationSchedule
+    options: RunOptions
     checkpoints: CheckpointFolder | None = None
-    checkpoint_every: int = 10  # epochs
 
 
 class Tracker(Protocol):
@@ -164,7 +163,7 @@ class _ResumableRun:
             return
         self._snapshot = Checkpoint(event.state(), list(self._so_far))
         self._snapshot_at = time.monotonic()
-        if last or event.epoch - self._saved >= self._job.checkpoint_every:
+        if last or event.epoch - self._saved >= self._job.options.checkpoint_every:
             self.save()
 
 
@@ -176,7 +175,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     training cannot go on (NonFiniteLossError), the Diagnosis comes before the exception. With `resume`, the
     first event is the Reached of its epoch.
     """
-    config, schedule, reference = job.config, job.assessment, job.reference
+    config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []
     if not resume:
         yield _baselines(reference)
@@ -189,14 +188,14 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
                 continue
             G, epoch = event.generator, event.epoch
             last = epoch == config.epochs
-            sheet = generate(G, fixed_noise(config.z_dim)) if last or schedule.stop_dead else None
+            sheet = generate(G, fixed_noise(config.z_dim)) if last or options.stop_dead else None
             spread = pixel_spread(sheet) if sheet is not None else math.nan
-            dead = schedule.stop_dead and _diagnosis(ends[-1:], spread).health == "collapsed"
+            dead = options.stop_dead and _diagnosis(ends[-1:], spread).health == "collapsed"
             if last or dead:
                 evaluated = _evaluated(epoch, G, reference)
                 yield evaluated
                 yield _diagnosis(ends, spread, evaluated, reference.untrained_baseline)
-            elif schedule.every and epoch % schedule.every == 0:
+            elif options.evaluate_every and epoch % options.evaluate_every == 0:
                 yield _evaluated(epoch, G, reference, quick=True)
             if dead and not last and sheet is not None:
                 yield Samples(epoch, sheet)

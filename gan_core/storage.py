@@ -1,213 +1,209 @@
-"""Where checkpoints are kept: a folder, or a path in an object store; both used as a `pathlib.Path` is."""
+"""Where checkpoints lie: a folder (`pathlib.Path`) or a path in an object store (`ObjectPath`), used alike."""
 
 import os
-import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
+
+from upath.extensions import ProxyUPath
 
 from gan_core.errors import UserError
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+PATIENCE = 60.0  # seconds for which a request that fails is repeated
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}  # scheme of a URI → what has to be installed for it
+
+T = TypeVar("T")
 
 
-def place(text: str) -> "Place":
-    """What a path or URI names. Raises UserError for a kind of store that cannot be used."""
+def storage_path(text: str) -> "StoragePath":
+    """The folder or the object store's path that `text` names. Raises UserError if it cannot be used."""
     if "://" not in text:
         return expanded(Path(text))
     if text.startswith("file://"):
         return Path(text.removeprefix("file://")).absolute()
-    check_uri(text)
-    return Bucket(text)
+    scheme = _checked_scheme(text)
+    return ObjectPath(text, use_listings_cache=False, **_time_limits(scheme))
 
 
-def write_whole(file: "Place", content: bytes) -> None:
-    """Write the file so that it is there whole or not at all. Raises OSError."""
-    if isinstance(file, Bucket):
-        file.write_bytes(content)
-    else:
-        write_atomically(file, content)
+def checkpoint_folder(given: str | None, store_file: Path | None) -> "StoragePath":
+    """Where all checkpoints lie: `given`, else `checkpoints` beside the SQLite store, else in the project.
+
+    store_file: the file of an SQLite store, None for another kind of store. Raises UserError as
+    `storage_path` does.
+    """
+    return storage_path(given or str((store_file.parent if store_file else project_root()) / "checkpoints"))
+
+
+def write_whole(file: "StoragePath", content: bytes) -> None:
+    """Write the file so that a reader finds all of it or nothing, also after a kill. Raises OSError."""
+    if isinstance(file, ObjectPath):
+        file.write_bytes(content)  # an object appears only once all of it has arrived
+        return
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def project_root() -> Path:
-    """The folder of pyproject.toml when this is a checkout; for an installed copy, the current folder."""
+    """The folder of pyproject.toml if this is a checkout; the current folder if this is an installed copy."""
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
 def expanded(path: Path) -> Path:
-    """The path made absolute, `~` taken for the home folder. Raises UserError if there is no such folder."""
+    """The absolute path, with `~` replaced by the home folder. Raises UserError if there is no such folder."""
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise UserError(f"there is no home folder for {path.parts[0]}: write the path out") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename: a reader, or a kill in the middle, never meets half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+class ObjectPath(ProxyUPath):
+    """A path in an object store. Its methods are those of `pathlib.Path`, and fail as those do: by OSError.
 
-
-# What is to be installed for each, beside fsspec, and how it is told not to wait for minutes.
-SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
-    "s3": (
-        "s3fs",
-        {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}},
-    ),
-    "gs": ("gcsfs", {}),
-    "abfs": ("adlfs", {}),
-}
-PATIENCE = 60.0  # seconds that a store which does not answer is asked again
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """A path below `root`, the URI that the user gave."""
-
-    root: str
-    inner: str = ""
-
-    def __truediv__(self, name: str) -> "Bucket":
-        """The path below this one."""
-        return Bucket(self.root, posixpath.join(self.inner, name))
+    universal_pathlib gives the path and the access. Added here: errors of the store's own library become
+    OSError, and requests that fail are repeated for PATIENCE seconds.
+    """
 
     def __str__(self) -> str:
-        """As a URI, which `gan_core.storage.place` takes again."""
-        return posixpath.join(self.root, self.inner).rstrip("/")
+        """The URI, from which `storage_path` makes the same path again."""
+        account = self.storage_options.get("account_name")
+        if account:  # of abfs://CONTAINER@ACCOUNT…, which universal_pathlib leaves out
+            container, slash, path = self.path.partition("/")
+            return f"{self.protocol}://{container}@{account}.dfs.core.windows.net{slash}{path}"
+        return super().__str__().rstrip("/")
 
-    @property
-    def name(self) -> str:
-        """The last part."""
-        return posixpath.basename(self.inner)
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether there is an object of this path, or any below it."""
+        return _as_os_error(super().exists)
 
-    @property
-    def parent(self) -> "Bucket":
-        """What it is below of."""
-        return Bucket(self.root, posixpath.dirname(self.inner))
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: an object needs no folder."""
 
-    def exists(self) -> bool:
-        """Whether there is such an object, or any below it. Raises OSError."""
-        files, path = self._reached()
-        return bool(_asked(lambda: files.exists(path)))
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: an object needs no folder."""
-
-    def glob(self, pattern: str) -> Iterator["Bucket"]:
-        """The objects right below whose names are like the pattern. Raises OSError."""
-        files, path = self._reached()
+    def glob(
+        self, pattern: str, *, case_sensitive: bool | None = None, recurse_symlinks: bool = False
+    ) -> Iterator[Self]:
+        """The objects directly below this path whose names match the pattern."""
+        # universal_pathlib's own glob would also take a * or [ of the folder's name for a pattern.
         try:
-            found = _patiently(lambda: files.ls(path, detail=True, refresh=True))
+            found = _repeated(lambda: self.fs.ls(self.path, detail=True, refresh=True))
         except FileNotFoundError:
             return
         for info in found:
-            name = posixpath.basename(info["name"].rstrip("/"))
+            name = info["name"].rstrip("/").rpartition("/")[2]
             if info["type"] == "file" and fnmatchcase(name, pattern):
                 yield self / name
 
     def read_bytes(self) -> bytes:
-        """The object. Raises FileNotFoundError, RuntimeError if the store does not answer for long."""
+        """The object's content.
+
+        Raises FileNotFoundError; RuntimeError if the store cannot be read for PATIENCE seconds. That is no
+        OSError, because callers take an OSError for damage and delete the file.
+        """
         try:
-            return _patiently(self.peek)
+            return _repeated(self.read_once)
         except FileNotFoundError:
             raise
         except OSError as error:
-            # Not an OSError: what cannot be read now is not damaged, and must not be taken for it.
             raise RuntimeError(f"{self} cannot be read: {error}") from error
 
-    def peek(self) -> bytes:
-        """The object, asked for once. Raises OSError."""
-        files, path = self._reached()
-        return bytes(_asked(lambda: files.cat_file(path)))
+    def read_once(self) -> bytes:
+        """The object's content, with one attempt. Raises OSError."""
+        return bytes(_as_os_error(super().read_bytes))
 
-    def write_bytes(self, content: bytes) -> None:
-        """Write the object, patiently. Raises OSError."""
-        _patiently(lambda: self.put(content))
+    def write_bytes(self, data: bytes) -> int:
+        """Write the object."""
+        return _repeated(lambda: self.write_once(data))
 
-    def put(self, content: bytes) -> None:
-        """Write the object, tried once. Raises OSError."""
-        files, path = self._reached()
-        _asked(lambda: files.pipe_file(path, content))
+    def write_once(self, data: bytes) -> int:
+        """Write the object, with one attempt. Raises OSError."""
+        # Not super().write_bytes, which opens a file: one request is enough.
+        _as_os_error(lambda: self.fs.pipe_file(self.path, data))
+        return len(data)
 
-    def touch(self) -> None:
-        """Make an empty object. Raises OSError."""
+    def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
+        """Write an empty object."""
         self.write_bytes(b"")
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the object. Raises OSError, FileNotFoundError if it is missing and that is not ok."""
-        files, path = self._reached()
+        """Remove the object."""
         if not missing_ok and not self.exists():
             raise FileNotFoundError(str(self))
+        # Not super().unlink, which takes a * or [ of the path for a pattern and removes all that match.
         with suppress(FileNotFoundError):
-            _asked(lambda: files.rm_file(path))
-
-    def _reached(self) -> tuple["AbstractFileSystem", str]:
-        from fsspec.core import url_to_fs
-
-        _, options = SCHEMES[urlsplit(self.root).scheme]
-        files, root = url_to_fs(self.root, use_listings_cache=False, **options)  # one for all, kept by fsspec
-        return files, posixpath.join(root, self.inner).rstrip("/")
+            _as_os_error(lambda: self.fs.rm_file(self.path))
 
 
-Place = Path | Bucket
+StoragePath = Path | ObjectPath
+
+# The names before, until every caller has the new ones.
+Bucket = ObjectPath
+Place = Path | ObjectPath
+place = storage_path
+write_atomically = write_whole
 
 
-def check_uri(uri: str) -> None:
-    """Raise UserError for a URI that names no object store, one that cannot be used, or has a key in it."""
+def _checked_scheme(uri: str) -> str:
+    """The URI's scheme. Raises UserError if it names no object store that can be used, or holds a key."""
     parts = urlsplit(uri)
-    if parts.scheme not in SCHEMES or not parts.netloc:
+    if parts.scheme not in PACKAGES or not parts.netloc:
         raise UserError(
-            f"checkpoints can be kept in a folder, or under {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+            f"checkpoints can be kept in a folder, or under {', '.join(f'{scheme}://' for scheme in PACKAGES)}"
             f"BUCKET/PATH; got {parts.scheme}://…"
         )
-    if "@" in parts.netloc and parts.scheme != "abfs":
+    if "@" in parts.netloc and parts.scheme != "abfs":  # abfs://CONTAINER@ACCOUNT… has no key there
         raise UserError(
-            "a checkpoint URI should have no keys in it: it is shown and kept. Give them in the environment, "
-            "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "a checkpoint URI should hold no keys, because it is shown and stored. Give them in the "
+            "environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if parts.query or parts.fragment:
         raise UserError(
-            "a checkpoint URI ends with its path: the address of a server of one's own goes into the "
+            "a checkpoint URI should end with its path. The address of a server of your own goes into the "
             "environment, as AWS_ENDPOINT_URL"
         )
-    package, _ = SCHEMES[parts.scheme]
+    package = PACKAGES[parts.scheme]
     if not find_spec(package):
         raise UserError(f"{parts.scheme}:// needs a package that is not installed: pip install {package}")
+    return parts.scheme
 
 
-def _asked(ask: Callable[[], T]) -> T:
-    """The answer. Raises OSError, whatever the store's own library raises."""
+def _time_limits(scheme: str) -> dict[str, Any]:
+    """Options that keep one request from waiting for minutes."""
+    # A new dict each time: botocore changes the one that it is given.
+    if scheme == "s3":
+        retries = {"max_attempts": 1}
+        return {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": retries}}
+    return {}
+
+
+def _as_os_error(request: Callable[[], T]) -> T:
+    """The request's answer. Raises OSError, whatever the store's own library raises."""
     try:
-        return ask()
+        return request()
     except OSError:
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def _repeated(request: Callable[[], T]) -> T:
+    """The request's answer; a request that fails is repeated for PATIENCE seconds. Raises OSError."""
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
     return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not _lasts(error)),
+        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not _is_lasting(error)),
         wait=wait_random_exponential(multiplier=0.2, max=5),
         stop=stop_after_delay(PATIENCE),
         reraise=True,
-    )(lambda: _asked(ask))
+    )(lambda: _as_os_error(request))
 
 
-def _lasts(error: OSError) -> bool:
+def _is_lasting(error: OSError) -> bool:
     return isinstance(error, FileNotFoundError | PermissionError) or "NoCredentials" in str(error)

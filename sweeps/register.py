@@ -1,4 +1,4 @@
-"""The best generator of a sweep as a registered model, which MLflow serves without this project."""
+"""The best generator of a sweep as a registered model, which MLflow can serve without this project."""
 
 import hashlib
 import math
@@ -13,59 +13,60 @@ from typing import NamedTuple
 from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
+from gan_core import metric_names as names
 from gan_core.errors import UserError
-from gan_core.metric_names import GENERATOR_FILE
 from gan_core.networks import SIDE, load_generator
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact
 from gan_core.training import fixed_noise
-from sweeps.comparison.records import FD
 from sweeps.runs import Sweep, children
 
 CODE = Path(__file__).with_name("served_generator.py")
-SERVED_WITH = ("mlflow", "numpy", "safetensors")  # all that CODE imports
+SERVED_WITH = ("mlflow", "numpy", "safetensors")  # the packages that CODE imports
 DIGEST_TAG = "generator.sha256"
 MODEL_TYPE = "generator"
 EXAMPLES = 2  # rows of z in the input example
 
 
 class Registered(NamedTuple):
-    """A version of a registered model, and where it comes from."""
+    """A version of a registered model, and the run that trained it."""
 
     name: str
     version: str
     run: Run
-    of: int  # runs that it is the best of
+    of: int  # scored runs, of which this is the best
     new: bool
 
     @property
     def uri(self) -> str:
-        """How MLflow names it."""
+        """The model's address in MLflow."""
         return f"models:/{self.name}/{self.version}"
 
     def __str__(self) -> str:
-        """In words, for the terminal."""
-        run, fd = self.run.info.run_name, self.run.data.metrics[FD]
+        """One line for the terminal."""
+        run, distance = self.run.info.run_name, self.run.data.metrics[names.FD]
         runs = f"{self.of} finished runs" if self.of > 1 else "the one finished run"
-        which = f"the generator of {run}, of least fd ({fd:.1f}) among {runs}"
-        health = self.run.data.tags.get("health", "ok")
-        caution = "" if health == "ok" else f"; mind its health: {health}"
-        there = "" if self.new else ", there already"
-        return f"{self.name} version {self.version}{there}: {which}{caution}"
+        health = self.run.data.tags.get(names.HEALTH, "ok")
+        return (
+            f"{self.name} version {self.version}{'' if self.new else ', registered before'}: the generator of "
+            f"{run}, with the least Fréchet distance ({distance:.1f}) of {runs}"
+            f"{'' if health == 'ok' else f'; its health: {health}'}"
+        )
 
 
 def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
     """Make the best generator of the sweep the newest version of the model `name`, in the sweep's own store.
 
-    A generator that is one of its versions already, by the digest of its file, is not registered again.
-    Raises UserError if no run has a generator and a score, MlflowException or OSError if the store fails.
+    The best has the least Fréchet distance. A generator whose file, by its digest, is a version already is
+    not registered again. Raises UserError if no run has finished with a score, MlflowException or OSError if
+    the store fails.
     """
     scored = scored_runs(children(client, sweep))
-    best = min(scored, key=lambda run: run.data.metrics[FD])
-    # The registry's own address could be set apart by an environment variable: the model goes beside its run.
+    best = min(scored, key=lambda run: run.data.metrics[names.FD])
+    # An environment variable can name another registry, but the model belongs beside its run.
     client = MlflowClient(client.tracking_uri, registry_uri=client.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="gan-model-") as scratch:
-        file = Path(client.download_artifacts(best.info.run_id, GENERATOR_FILE, scratch))
+        file = Path(client.download_artifacts(best.info.run_id, names.GENERATOR_FILE, scratch))
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         for there in client.search_model_versions(f"name = '{name}'"):
             if there.tags.get(DIGEST_TAG) == digest:
@@ -82,51 +83,53 @@ def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
         client.get_logged_model(model_id).artifact_location,
         best.info.run_id,
         tags,
-        description=f"G of {best.info.run_name}, the least fd of sweep {sweep.name}.",
+        description=f"G of {best.info.run_name}, the least Fréchet distance of sweep {sweep.name}.",
         model_id=model_id,
     )
     return Registered(name, str(made.version), best, len(scored), new=True)
 
 
 def serve_command(uri: str, registered: Registered) -> str:
-    """What to type to serve it, in an environment that has SERVED_WITH."""
+    """The command that serves the model in an environment with the packages SERVED_WITH."""
     address = f"MLFLOW_TRACKING_URI={quote(redact(uri))}"
     return f"{address} mlflow models serve -m {registered.uri} --env-manager local --port 5001"
 
 
 def scored_runs(runs: Sequence[Run]) -> list[Run]:
-    """The finished runs whose generator has a Fréchet distance. Raises UserError if it cannot rank them."""
+    """The finished runs with a Fréchet distance. Raises UserError if there are none or they do not compare."""
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    scored = [run for run in finished if math.isfinite(run.data.metrics.get(FD, math.nan))]
+    scored = [run for run in finished if math.isfinite(run.data.metrics.get(names.FD, math.nan))]
     if not scored:
-        lack = "no run of the sweep has finished" if not finished else f"no finished run has a {FD}"
+        lack = f"no finished run has a {names.FD}" if finished else "no run of the sweep has finished"
         raise UserError(f"{lack}, so none is the best")
-    classifiers = {
-        (run.data.tags.get("quality.classifier"), run.data.tags.get("quality.n")) for run in scored
-    }
-    if len(classifiers) > 1:
-        raise UserError("its runs were scored by different classifiers, and such scores cannot be compared")
+    by = {(run.data.tags.get(names.CLASSIFIER), run.data.tags.get(names.EVALUATION_IMAGES)) for run in scored}
+    if len(by) > 1:
+        raise UserError(
+            "the sweep's runs were scored with different classifiers or numbers of images, and such scores "
+            "cannot be compared"
+        )
     return scored
 
 
 def _origin(sweep: Sweep, run: Run) -> dict[str, str]:
-    """The tags that lead back to where a generator comes from."""
+    """The tags that say which run of which sweep trained a generator."""
     tags = run.data.tags
+    kept = (names.CLASSIFIER, names.EVALUATION_IMAGES, names.HEALTH)
     return {
         "sweep.name": sweep.name,
         "sweep.run_id": sweep.parent_id,
         "run.name": run.info.run_name,
         "run.id": run.info.run_id,
-        "config_hash": tags.get("config_hash", ""),
-        FD: repr(run.data.metrics[FD]),
-        **{name: tags[name] for name in ("quality.classifier", "quality.n", "health") if name in tags},
+        names.CONFIG_HASH: tags.get(names.CONFIG_HASH, ""),
+        names.FD: repr(run.data.metrics[names.FD]),
+        **{name: tags[name] for name in kept if name in tags},
     }
 
 
 def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: dict[str, str]) -> str:
     """Log the generator as a model that the run has made; the model's id.
 
-    The model is no part of the run's own files: it outlives the run.
+    The model is not among the run's artifacts, so it stays when the run is deleted.
     """
     from mlflow.models import Model
 
@@ -159,7 +162,7 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
 
 
 def save_model(file: Path, z_dim: int, folder: Path, about: object = None) -> None:
-    """Write the generator as an MLflow model to `folder`: weights, code to read them, requirements."""
+    """Write the generator as an MLflow model to `folder`: weights, the code to read them, requirements."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import ModelSignature

@@ -1,4 +1,4 @@
-"""A registered G as MLflow serves it. The file travels with the weights and needs nothing of this project."""
+"""A registered G as MLflow serves it. This file is stored with the weights and imports nothing of the project."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ LEAK = 0.2  # slope of the leaky ReLU below 0
 
 
 class ServedGenerator(PythonModel):
-    """`gan_core.networks.Generator` in NumPy: its two products want no PyTorch where it is served."""
+    """`gan_core.networks.Generator` in NumPy: a server of two matrix products needs no PyTorch."""
 
     def load_context(self, context: Any) -> None:
-        """Read the weights. safetensors hold numbers and nothing that is executed."""
+        """Read the weights. A safetensors file holds numbers, and nothing in it is executed."""
         self._weights = load_file(context.artifacts[WEIGHTS])
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
         """z, N×z_dim → images, N×1×28×28 in [-1, 1], both float32."""
-        # A plain np.ndarray: of a hint that says more, MLflow warns each time that the model is loaded.
+        # The hint is a plain np.ndarray: MLflow warns of a longer one each time it loads the model.
         hidden = self._linear("layers.0", model_input.astype(np.float32))
         hidden = np.where(hidden > 0, hidden, np.float32(LEAK) * hidden)
         images: NDArray[np.float32] = np.tanh(self._linear("layers.2", hidden))

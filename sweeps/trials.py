@@ -12,7 +12,6 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from gan_core.config import EvaluationSchedule
 from gan_core.data import ImageSet
 from gan_core.evaluation.baselines import Reference
 from gan_core.events import Progress
@@ -71,7 +70,6 @@ def train_all(plan: Plan, ready: Ready, view: LiveView, outcomes: dict[str, Outc
             config=dataclasses.asdict(step.run.config),
             run_id=ready.run_ids[step.run.name],
             checkpoints=str(plan.checkpoint_dir / ready.run_ids[step.run.name]),
-            checkpoint_every=plan.options.checkpoint_every,
             stop_file=str(_stop_file(plan)),
         )
         for step in ready.steps
@@ -79,7 +77,7 @@ def train_all(plan: Plan, ready: Ready, view: LiveView, outcomes: dict[str, Outc
     common = Common(
         {name: ImageSetLabel(data.digest, data.source) for name, data in ready.images.items()},
         ready.references,
-        EvaluationSchedule(plan.options.evaluate_every, plan.options.stop_dead),
+        plan.options,
         plan.tracking_uri,
         ready.needs,
     )

@@ -16,7 +16,7 @@ from ray import tune
 from ray.util import get_node_ip_address
 
 from gan_core.checkpoint import LOCK_PATIENCE, CheckpointFolder
-from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
@@ -42,7 +42,6 @@ class Task:
     config: dict[str, Any]
     run_id: str
     checkpoints: str  # folder or URI of the run's checkpoints
-    checkpoint_every: int  # epochs
     stop_file: str  # where a file appears when the sweep is interrupted
 
 
@@ -62,7 +61,7 @@ class Common:
 
     images: Mapping[str, ImageSetLabel]  # by data set
     references: Mapping[str, Reference]  # ready, by data set
-    assessment: EvaluationSchedule
+    options: RunOptions
     tracking_uri: str = dataclasses.field(repr=False)
     needs: Needs | None = None  # on a cluster: what its nodes must have
 
@@ -116,15 +115,7 @@ def _train(task: Task, pixels: Mapping[str, NDArray[np.uint8]], common: Common) 
     name = config.dataset
     data = _image_set(name, pixels[name], common.images[name])
     checkpoints = CheckpointFolder(place(task.checkpoints), config)
-    job = Job(
-        task.name,
-        config,
-        data,
-        common.references[name],
-        common.assessment,
-        checkpoints,
-        task.checkpoint_every,
-    )
+    job = Job(task.name, config, data, common.references[name], common.options, checkpoints)
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
     with closing(_Reporter(config.epochs, place(task.stop_file))) as reporter, checkpoints.locked(patience):

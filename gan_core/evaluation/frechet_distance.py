@@ -1,4 +1,4 @@
-"""Fréchet distance: how far apart two sets of features are, each taken for a Gaussian."""
+"""Fréchet distance: how far apart two sets of features are, each approximated by a Gaussian."""
 
 from typing import NamedTuple
 
@@ -24,11 +24,11 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|μ_a − μ_b|² + tr(C_a + C_b − 2 (C_a C_b)^½), in squared units of the features; 0 for equal Gaussians.
 
-    Heusel et al. (2017), https://arxiv.org/abs/1706.08500, there on the features of Inception. Estimated from
-    N samples it is biased upwards, the more so the smaller N: compare figures of one N only.
+    Heusel et al. (2017), https://arxiv.org/abs/1706.08500, on the features of Inception. The estimate from N
+    samples is too high, the more so the smaller N is: only distances at the same N can be compared.
     """
-    # tr (C_a C_b)^½ = tr (C_a^½ C_b C_a^½)^½, and that matrix is symmetric: its eigenvalues come out real
-    # even where a covariance is singular, as it is for a generator of one picture.
+    # tr (C_a C_b)^½ = tr (C_a^½ C_b C_a^½)^½, and that matrix is symmetric: its eigenvalues are real even if a
+    # covariance is singular, as for a G that makes one picture.
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     middle = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()

@@ -9,10 +9,10 @@ BLOCK = 500  # features whose products with themselves are held at once
 
 
 class KernelMoments(NamedTuple):
-    """What the kernel needs of a set of N×d features; tensors are float64.
+    """Sums over N×d features, from which every mean of the kernel follows; tensors are float64.
 
-    size: N; first: d, Σx; second: d×d, Σ x⊗x; third: d(d+1)/2×d, Σ x⊗x⊗x, of whose first two indices i and j,
-    which may change places, the pairs with i ≤ j are kept, row by row; own: Σ k(x, x).
+    size: N. first: d, Σx. second: d×d, Σ x⊗x. third: d(d+1)/2×d, Σ x⊗x⊗x; it is symmetric in its first two
+    indices i and j, so only i ≤ j are kept, row by row. own: Σ k(x, x).
     """
 
     size: int
@@ -23,7 +23,7 @@ class KernelMoments(NamedTuple):
 
 
 def kernel_moments(features: Tensor) -> KernelMoments:
-    """The sums over N×d features from which every mean of the kernel follows; N is 2 or more."""
+    """The sums over N×d features; N is 2 or more."""
     features = features.to(torch.float64)
     width = features.shape[1]
     third = features.new_zeros(width * (width + 1) // 2, width)
@@ -40,12 +40,12 @@ def kernel_moments(features: Tensor) -> KernelMoments:
 
 
 def kernel_distance(a: KernelMoments, b: KernelMoments) -> float:
-    """The unbiased estimate of MMD² under k(x, y) = (x·y / d + 1)³: about 0 (of either sign) for like sets.
+    """The unbiased estimate of MMD² with the kernel k(x, y) = (x·y / d + 1)³.
 
-    Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401, who average over random subsets to save work.
-    A cubic kernel's sum over all pairs follows from three sums over single samples, (x·y)^m being the product
-    of the m-fold tensor powers of x and of y: so all N² pairs count here, nothing is drawn, and it takes N·d³
-    steps where N²·d would be needed.
+    About 0, of either sign, for sets of one distribution. Bińkowski et al. (2018),
+    https://arxiv.org/abs/1801.01401, average over random subsets of pairs. Here all N² pairs count, in N·d³
+    steps instead of N²·d: (x·y)^m is the product of the m-fold tensor powers of x and of y, so the sum over
+    pairs follows from sums over single samples.
     """
     within_a = (_pairs(a, a) - a.own) / (a.size * (a.size - 1))
     within_b = (_pairs(b, b) - b.own) / (b.size * (b.size - 1))
@@ -58,6 +58,6 @@ def _pairs(a: KernelMoments, b: KernelMoments) -> float:
     linear = (a.first * b.first).sum().item() / width
     square = (a.second * b.second).sum().item() / width**2
     i, j = torch.triu_indices(width, width)
-    twice = torch.where(i == j, 1.0, 2.0).to(a.third.dtype)  # a pair left out counts with the one kept
+    twice = torch.where(i == j, 1.0, 2.0).to(a.third.dtype)  # i < j stands for j, i too
     cube = (twice @ (a.third * b.third).sum(dim=1)).item() / width**3
     return a.size * b.size + 3 * linear + 3 * square + cube

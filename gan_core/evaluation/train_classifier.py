@@ -1,4 +1,7 @@
-"""Trains a classifier: `python -m gan_core.evaluation.train_classifier` remakes the one in the package."""
+"""The classifier of a data set: the package's own, one kept from before, or one trained now.
+
+`python -m gan_core.evaluation.train_classifier` makes the package's own again.
+"""
 
 import argparse
 import hashlib
@@ -8,20 +11,29 @@ import time
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from gan_core.data import LabelledImages, load_split
+from gan_core.data import DATASETS, LabelledImages, load_split
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
-from gan_core.evaluation.classifier import Classifier, ClassifierRecord, accuracy, look_at, save_classifier
-from gan_core.image_files import DATASETS
+from gan_core.evaluation.classifier import (
+    Classifier,
+    ClassifierRecord,
+    TrainedClassifier,
+    accuracy,
+    extract_features,
+    load_classifier,
+    save_classifier,
+)
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream, stream_seed
+from gan_core.storage import expanded
 
 SEED = 0
 EPOCHS = 12
-LEAST_STEPS = 1500  # a small set goes round more often
+LEAST_STEPS = 1500  # a small set is seen in more epochs
 BATCH_SIZE = 128
 PEAK_LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-2
@@ -40,9 +52,61 @@ RECIPE: dict[str, str | int | float] = {
 }
 
 
-def recipe_digest() -> str:
-    """Hex digits over all that decides how a classifier is made, so that one of another recipe is not used."""
-    return hashlib.sha256(json.dumps([RECIPE, SEED], sort_keys=True).encode()).hexdigest()[:16]
+def classifier_for(dataset: str, cache_dir: Path, data_dir: Path | None = None) -> TrainedClassifier:
+    """The classifier of a data set: the package's if it was made from these very images, else the cache's.
+
+    If the cache has none, one is trained (minutes on one core), with a line on stderr before and after. Of
+    several processes that ask at once, one trains and the others wait. Raises UserError if the images cannot
+    be had or the cache cannot be written.
+    """
+    train, test = load_split(dataset, "train", data_dir), load_split(dataset, "test", data_dir)
+    try:
+        if known := known_classifier(dataset, train.digest, test.digest, cache_dir):
+            return known
+        path = _cached(dataset, train.digest, test.digest, cache_dir)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            # Another process may have trained it while this one waited for the lock.
+            if cached := load_classifier(path):
+                return cached
+            print(
+                f"training a classifier for {dataset}, once: minutes on one core; kept in {path.parent}",
+                file=sys.stderr,
+            )
+            save_classifier(path, *train_classifier(train, test))
+    except OSError as error:
+        raise UserError(f"cannot keep the classifier of {dataset} in {cache_dir}: {error}") from error
+    kept = load_classifier(path)
+    assert kept is not None  # just written
+    print(
+        f"trained a classifier for {dataset} in {kept.record.seconds:.0f} s: "
+        f"{kept.record.test_accuracy:.2%} of {kept.record.test_images} test images right",
+        file=sys.stderr,
+    )
+    return kept
+
+
+def known_classifier(
+    dataset: str, train_digest: str, test_digest: str, cache_dir: Path
+) -> TrainedClassifier | None:
+    """The package's or the cache's classifier made from the images of these digests; None if there is none.
+
+    Raises UserError if the package should have one and it is damaged.
+    """
+    if at := PACKAGED.get(dataset):
+        packaged = load_classifier(at)
+        if packaged is None:
+            raise UserError(f"the package's classifier {at} is missing or damaged: install the package again")
+        if (packaged.record.train_digest, packaged.record.test_digest) == (train_digest, test_digest):
+            return packaged
+    return load_classifier(_cached(dataset, train_digest, test_digest, cache_dir))
+
+
+def _cached(dataset: str, train_digest: str, test_digest: str, cache_dir: Path) -> Path:
+    # Of images and recipe, so that a classifier of another recipe is not used.
+    recipe = hashlib.sha256(json.dumps([RECIPE, SEED], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{train_digest} {test_digest} {recipe}".encode()).hexdigest()[:16]
+    return expanded(cache_dir) / f"classifier-{dataset}-{key}.safetensors"
 
 
 def train_classifier(
@@ -50,8 +114,8 @@ def train_classifier(
 ) -> tuple[Classifier, ClassifierRecord]:
     """A classifier trained on `train` and its record, in which the digest of the weights is still empty.
 
-    On one thread, so that the same machine gives the same weights, bit for bit. The test images only tell the
-    accuracy: nothing is chosen by it.
+    On one thread, so that the same machine gives the same weights, bit for bit. The test images give the
+    accuracy and nothing else: nothing is chosen by it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -92,6 +156,8 @@ def epochs_for(train: LabelledImages) -> int:
 
 
 def _train(train: LabelledImages, epochs: int, seed: int) -> Classifier:
+    # The streams' names say "judge", a former word for the classifier: others would give other weights than
+    # the packaged ones.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("judge-init", seed))
         network = Classifier()
@@ -120,9 +186,9 @@ def scale_features(network: Classifier, images: Tensor) -> None:
     """Scale the features, in place, so that their mean square over `images` is 1; the logits stay the same.
 
     The cubic kernel adds 1 to x·y / d: features much larger than 1 would leave it the third power alone,
-    which a few outliers decide.
+    in which a few outliers decide.
     """
-    features, _ = look_at(network, images)
+    features, _ = extract_features(network, images)
     factor = features.square().mean(dtype=torch.float64).rsqrt().item()
     network.penultimate.weight.mul_(factor)  # what follows is a ReLU, so its outputs scale as its inputs do
     network.penultimate.bias.mul_(factor)
@@ -138,7 +204,7 @@ def moved(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command: trains a classifier, writes weights and record, and says its accuracy."""
+    """Train a classifier, write its weights and record, and print its accuracy; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m gan_core.evaluation.train_classifier", description=__doc__
     )

@@ -1,50 +1,45 @@
-"""Runs that were cut off: marked as what they are, and found again to go on."""
+"""Runs in MLflow: found, created, ended; and those marked as ended whose process is gone."""
 
-import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 
 # Read when MLflow is imported: it sends usage data unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The tracker tries again by itself, as long as need be; a call that waits for minutes could not be ended.
+# The tracker repeats failed requests itself. A request that MLflow repeats for minutes could not be ended.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-# A server's client prints two lines for each run that ends, into the live view.
+# The client of a server prints two lines for each run that ends, into the live view.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-from functools import cache
 
 from mlflow import MlflowClient as MlflowClient  # noqa: PLC0414 (handed on)
 from mlflow.entities import Run, RunTag, ViewType
-from mlflow.tracking.context.registry import resolve_tags
 
+from gan_core import compat
 from gan_core.config import RunConfig
 from gan_core.locks import liveness
-from gan_core.storage import Place
+from gan_core.metric_names import CONFIG_HASH, FAILURE_REASON, LOCK, PARENT
+from gan_core.storage import StoragePath
 
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-# A database's error is raised, and said by who catches it; here it is a traceback on the terminal as well.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+compat.quiet_mlflow()
 
-
-LOCK_TAG = "run.lock"  # of a run or sweep: FOLDER/LOCK, which its process holds as long as it lives
-PARENT_TAG = "mlflow.parentRunId"
 UNFINISHED = ("SCHEDULED", "RUNNING")
 GONE = "interrupted: its process is gone"
+# The names before, until every caller has the new ones.
+LOCK_TAG, PARENT_TAG = LOCK, PARENT
 
 
 def settle_stale(
-    client: MlflowClient, experiment_id: str, checkpoint_dir: Place, ours: str = ""
+    client: MlflowClient, experiment_id: str, checkpoint_dir: StoragePath, ours: str = ""
 ) -> list[str]:
-    """End as KILLED every run and sweep of the experiment that a dead process left unfinished; their names.
+    """Mark as KILLED every unfinished run and sweep of the experiment whose process is dead; their names.
 
-    Whether a process is alive is told by its lock, so only runs with their checkpoints in `checkpoint_dir`
-    are judged: of others nothing is known here. `ours`: the tag of a lock that this process holds itself.
+    A process is alive if it holds its lock. Runs whose locks lie outside `checkpoint_dir` are left as they
+    are. `ours`: the tag of a lock that this process itself holds; what it has left unfinished is ended too.
     """
     ended = []
     for run in _unfinished(client, experiment_id):
-        tag = run.data.tags.get(LOCK_TAG)
+        tag = run.data.tags.get(LOCK)
         if tag != ours and liveness(checkpoint_dir, tag) != "dead":
             continue
         for child in children_of(client, experiment_id, run.info.run_id):
@@ -57,18 +52,18 @@ def settle_stale(
 
 
 def find_cut_off(client: MlflowClient, experiment_id: str, name: str, config: RunConfig) -> Run | None:
-    """The newest run of this name and config, of no sweep, if it has not finished."""
-    for run in newest(client, experiment_id, f"tags.config_hash = '{config.config_hash}'"):
-        # One that has no params yet was never begun, and can become any length.
+    """The newest run of this name and config, outside sweeps; None if it has finished or does not exist."""
+    for run in newest(client, experiment_id, f"tags.{CONFIG_HASH} = '{config.config_hash}'"):
+        # A run that has no params has not begun: its number of epochs is still open.
         as_long = run.data.params.get("epochs", str(config.epochs)) == str(config.epochs)
-        if run.info.run_name == name and as_long and PARENT_TAG not in run.data.tags:
+        if run.info.run_name == name and as_long and PARENT not in run.data.tags:
             return run if run.info.status in ("KILLED", "FAILED") else None
     return None
 
 
 def children_of(client: MlflowClient, experiment_id: str, parent_id: str) -> list[Run]:
-    """The runs below a parent, oldest first."""
-    return search(client, experiment_id, f"tags.`{PARENT_TAG}` = '{parent_id}'")
+    """The child runs of a parent, oldest first."""
+    return search(client, experiment_id, f"tags.`{PARENT}` = '{parent_id}'")
 
 
 def _unfinished(client: MlflowClient, experiment_id: str) -> list[Run]:
@@ -76,17 +71,17 @@ def _unfinished(client: MlflowClient, experiment_id: str) -> list[Run]:
         run
         for status in UNFINISHED
         for run in search(client, experiment_id, f"attributes.status = '{status}'")
-        if PARENT_TAG not in run.data.tags
+        if PARENT not in run.data.tags
     ]
 
 
 def search(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
-    """The experiment's runs of which the condition holds, in MLflow's words; oldest first."""
+    """The experiment's runs that fulfil the condition, a filter of MLflow's search; oldest first."""
     return list(_search(client, experiment_id, condition, "ASC", 1000))
 
 
 def newest(client: MlflowClient, experiment_id: str, condition: str) -> Iterator[Run]:
-    """The same, newest first, and no more of them are read than are asked for."""
+    """The same, newest first, read as they are asked for."""
     return _search(client, experiment_id, condition, "DESC", 50)
 
 
@@ -112,8 +107,8 @@ def _search(
 def create_run(
     client: MlflowClient, experiment_id: str, name: str, config: RunConfig, tags: dict[str, str] | None = None
 ) -> str:
-    """A new MLflow run for `config`, not begun yet (SCHEDULED); its id."""
-    every = {**context_tags(), "config_hash": config.config_hash, **(tags or {})}
+    """Create an MLflow run for `config`, with status SCHEDULED; its id."""
+    every = {**context_tags(), CONFIG_HASH: config.config_hash, **(tags or {})}
     run_id = str(client.create_run(experiment_id, run_name=name, tags=every).info.run_id)
     client.update_run(run_id, status="SCHEDULED")
     return run_id
@@ -121,12 +116,12 @@ def create_run(
 
 @cache
 def context_tags() -> dict[str, str]:
-    """MLflow's tags of who runs what, from which commit: a client does not add them by itself."""
-    return dict(resolve_tags())
+    """MLflow's tags of who runs what, from which commit; looked up once."""
+    return compat.context_tags()
 
 
 def end_run(client: MlflowClient, run_id: str, status: str, reason: str = "") -> None:
-    """End the run as `status`, with the reason, if there is one, as its tag failure_reason."""
+    """End the run with a status, and with the reason, if there is one, as a tag."""
     if reason:
-        client.log_batch(run_id, tags=[RunTag("failure_reason", reason[:5000])])
+        client.log_batch(run_id, tags=[RunTag(FAILURE_REASON, reason[:5000])])
     client.set_terminated(run_id, status)

@@ -1,6 +1,6 @@
-"""The tracking store made ready: its address understood and checked, its schema and experiment there.
+"""The tracking store: its address checked, its schema and experiment made.
 
-MLflow is imported where it is needed: it takes a second, and most mistakes are found without it.
+MLflow takes a second to import and is imported only where it is needed: most mistakes are found without it.
 """
 
 import os
@@ -14,8 +14,9 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 
 from filelock import FileLock
 
+from gan_core.compat import open_database
 from gan_core.errors import UserError
-from gan_core.storage import Place, expanded, place, project_root
+from gan_core.storage import StoragePath, checkpoint_folder, expanded, project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,14 +29,14 @@ SECRET = re.compile(r"(\w*(?:pass|pwd|token|secret)\w*)=([^&]*)", re.IGNORECASE)
 def resolve_uri(given: str | None) -> str:
     """The store's absolute URI: `given`, else MLFLOW_TRACKING_URI, else mlflow.db beside pyproject.toml.
 
-    A path names an SQLite file. Relative ones are taken from the current folder, here and not later: workers
-    have another. Raises UserError for a kind of store that cannot be used.
+    A path names an SQLite file. A relative one is made absolute here, because workers have another current
+    folder. Raises UserError for a kind of store that cannot be used.
     """
     text = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
     try:
         urlsplit(text)
     except ValueError as error:
-        raise UserError(f"the store's address cannot be understood: {error}") from error
+        raise UserError(f"the store's address is not valid: {error}") from error
     scheme = text.split(":", 1)[0].split("+")[0] if ":" in text else ""
     if scheme in ("http", "https", *DATABASES):
         return text
@@ -64,12 +65,12 @@ def resolve_uri(given: str | None) -> str:
 def _readable(store: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # the name is too long, say
+    except OSError as error:  # such as a name that is too long
         raise UserError(f"cannot use the store {store}: {error.strerror}") from error
 
 
 def redact(uri: str) -> str:
-    """The URI without its passwords, fit to be shown or logged."""
+    """The URI with its passwords replaced, to be shown or logged."""
     password = urlsplit(uri).password
     shown = uri.replace(f":{password}@", ":***@", 1) if password else uri
     address, mark, query = shown.partition("?")
@@ -77,12 +78,12 @@ def redact(uri: str) -> str:
 
 
 def brief(error: BaseException, uri: str) -> str:
-    """The error's first line, shortened, with the store's passwords taken out: it may quote the URI."""
+    """The error's first line, shortened, with the URI's passwords replaced, since it may quote the URI."""
     return hide_secrets((str(error) or type(error).__name__).splitlines()[0], uri)[:300]
 
 
 def hide_secrets(text: str, uri: str) -> str:
-    """The text without the passwords of the URI, as they stand there and decoded."""
+    """The text with the URI's passwords replaced, encoded or not."""
     parts = urlsplit(uri)
     for word in (parts.password or "", *(found[2] for found in SECRET.finditer(parts.query))):
         for secret in {word, unquote(word), unquote_plus(word)} - {""}:
@@ -91,23 +92,19 @@ def hide_secrets(text: str, uri: str) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite store, from `resolve_uri`'s answer; None for every other kind."""
+    """The file of an SQLite store, of which `resolve_uri` gave the URI; None for another kind of store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def checkpoint_dir(given: str | None, uri: str) -> Place:
-    """Where runs keep their checkpoints: `given`, else beside an SQLite store, else in the project.
-
-    Raises UserError for a URI that cannot be used.
-    """
-    file = sqlite_file(uri)
-    return place(given or str((file.parent if file else project_root()) / "checkpoints"))
+def checkpoint_dir(given: str | None, uri: str) -> StoragePath:
+    """`storage.checkpoint_folder` under the name before, until every caller has the new one."""
+    return checkpoint_folder(given, sqlite_file(uri))
 
 
 def check_store(uri: str) -> None:
-    """Raise UserError if the store cannot be used: no MLflow database, or no answer.
+    """Raise UserError if the store is no MLflow database or does not answer. Writes nothing.
 
-    Writes nothing. An SQLite file that is not there yet is fine if it can be made.
+    An SQLite file that does not exist passes if it can be made.
     """
     file = sqlite_file(uri)
     if file is not None:
@@ -116,7 +113,7 @@ def check_store(uri: str) -> None:
         return
     from gan_core.tracking.queries import MlflowClient
 
-    with _impatient():
+    with _short_timeout():
         try:
             MlflowClient(uri).search_experiments(max_results=1)
         except Exception as error:
@@ -124,9 +121,9 @@ def check_store(uri: str) -> None:
 
 
 def prepare_store(uri: str, experiment: str) -> str:
-    """Make the store's schema and the experiment if they are not there; the experiment's id.
+    """Make the store's schema and the experiment if they do not exist; the experiment's id.
 
-    Safe when several processes do it at once, and against a kill in the middle. Raises UserError if it fails.
+    Safe when several processes call it at once, and against a kill. Raises UserError if it fails.
     """
     from mlflow.exceptions import MlflowException
 
@@ -141,7 +138,7 @@ def prepare_store(uri: str, experiment: str) -> str:
                 if _is_new(file):
                     _create_sqlite(file)
                 with closing(sqlite3.connect(file, timeout=5)) as database:
-                    # Readers and the one writer no longer wait for each other. The setting stays in the file.
+                    # Readers and the writer then do not wait for each other. The file keeps the setting.
                     database.execute("PRAGMA journal_mode=WAL")
         return _find_or_create_experiment(MlflowClient(uri), experiment, _artifact_root(file, uri))
     except (OSError, sqlite3.Error, MlflowException) as error:
@@ -149,7 +146,7 @@ def prepare_store(uri: str, experiment: str) -> str:
 
 
 def is_new(uri: str) -> bool:
-    """Whether the store is an SQLite file that is yet to be made."""
+    """Whether the store is an SQLite file that has yet to be made."""
     file = sqlite_file(uri)
     return file is not None and _is_new(file)
 
@@ -182,19 +179,15 @@ def _check_sqlite(file: Path) -> None:
 
 
 def _create_sqlite(file: Path) -> None:
-    """Build an empty MLflow database beside `file`, then rename it: a kill leaves no half-made store."""
-    beside = file.with_name(f".{file.name}.new")
-    beside.unlink(missing_ok=True)
-    # A new file has nothing to lose yet: without a sync for each of its many migrations it is made in a tenth
-    # of the time, and is synced as a whole before it gets its name.
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    """Make an empty MLflow database beside `file`, then rename it: a kill leaves no half-made store."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    beside = file.with_name(f".{file.name}.new")
+    beside.unlink(missing_ok=True)
     try:
         with _unsynced():
-            store = SqlAlchemyStore(f"sqlite:///{beside}", _artifact_root(file, ""))
-            store.engine.dispose()
-    except SQLAlchemyError as error:  # MLflow passes it on as it is
+            open_database(f"sqlite:///{beside}", _artifact_root(file, "")).engine.dispose()
+    except SQLAlchemyError as error:  # MLflow does not turn it into an error of its own
         beside.unlink(missing_ok=True)
         raise sqlite3.OperationalError(str(error)) from error
     with beside.open("rb") as written:
@@ -204,6 +197,10 @@ def _create_sqlite(file: Path) -> None:
 
 @contextmanager
 def _unsynced() -> Iterator[None]:
+    """Write databases without a sync for each of the schema's many changes: ten times as fast.
+
+    A new file has nothing to lose. It is synced as a whole before it gets its name.
+    """
     import sqlalchemy
 
     def pragma(connection: sqlite3.Connection, _record: object) -> None:
@@ -217,7 +214,7 @@ def _unsynced() -> Iterator[None]:
 
 
 def _artifact_root(file: Path | None, uri: str) -> str | None:
-    """Where artifacts go: `mlruns` beside an SQLite file, else in the project; a server has its own."""
+    """The folder of artifacts: `mlruns` beside an SQLite file, else in the project; None: the server's own."""
     if uri.startswith("http"):
         return None
     return ((file.parent if file else project_root()) / "mlruns").as_uri()
@@ -231,7 +228,7 @@ def _find_or_create_experiment(client: "MlflowClient", name: str, artifact_root:
         try:
             return str(client.create_experiment(name, artifact_root))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was quicker
+            found = client.get_experiment_by_name(name)  # another process may have made it
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
@@ -243,8 +240,8 @@ def _find_or_create_experiment(client: "MlflowClient", name: str, artifact_root:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    # MLflow's own patience, seven retries of a silent server, is right in a run and wrong at the start.
+def _short_timeout() -> Iterator[None]:
+    # MLflow repeats a request to a silent server seven times: right in a run, too long at the start.
     settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_TIMEOUT)}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -21,7 +21,7 @@ from gan_core.checkpoint import (
     decode,
     encode,
 )
-from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.events import EpochEnd, Evaluated, Reached, Samples
@@ -37,7 +37,7 @@ def checkpoints(digits, digits_reference):
     small = ImageSet("digits", digits.images[:200], "0123abcd", "a test")
     so_far, found = [], []
     for at, event in enumerate(
-        evaluated_training(Job("a", CONFIG, small, digits_reference, EvaluationSchedule(every=1)))
+        evaluated_training(Job("a", CONFIG, small, digits_reference, RunOptions(evaluate_every=1)))
     ):
         if isinstance(event, RecordedEvent):
             so_far.append(TimedEvent(event, at))

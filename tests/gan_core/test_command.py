@@ -74,8 +74,8 @@ def test_a_broken_run_says_why_and_exits_with_1(command, tmp_path):
     ("words", "said"),
     [
         (["--z-dim", "0"], "z_dim should be greater than or equal to 1, got 0"),
-        (["--evaluate-every", "-1"], "--evaluate-every should be 0 or more, got -1"),
-        (["--threads", "0"], "--threads should be 1 or more, got 0"),
+        (["--evaluate-every", "-1"], "--evaluate-every should be greater than or equal to 0, got -1"),
+        (["--threads", "0"], "--threads should be greater than or equal to 1, got 0"),
         (["--optimizer", "sdg"], "optimizer should be one of sgd, adam, adamw, rmsprop, got 'sdg'"),
         (["--zdim", "3"], "unrecognized arguments: --zdim 3 (see --help)"),
     ],

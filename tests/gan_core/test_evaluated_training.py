@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gan_core.config import EvaluationSchedule, RunConfig
-from gan_core.errors import NonFiniteLossError, UserError
+from gan_core.config import RunConfig, RunOptions
+from gan_core.errors import NonFiniteLossError
 from gan_core.evaluation.baselines import evaluate
 from gan_core.evaluation.scores import QUICK_SCORES, SCORES
 from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Reached, Samples, Trained
@@ -31,7 +31,7 @@ def events(digits, digits_reference):
     def collect(config, **settings):
         found = []
         try:
-            schedule = EvaluationSchedule(**settings)
+            schedule = RunOptions(**settings)
             for event in evaluated_training(Job("a", config, digits, digits_reference, schedule)):
                 found.append(event)
                 if isinstance(event, Evaluated):
@@ -51,7 +51,7 @@ def tracked(uri, digits, digits_reference, watcher):
     def log(config, **settings):
         run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", config)
         tracker = MlflowTracker(uri, run_id, config, digits, "a")
-        job = Job("a", config, digits, digits_reference, EvaluationSchedule(**settings))
+        job = Job("a", config, digits, digits_reference, RunOptions(**settings))
         return run_id, run(job, tracker, watcher())
 
     return log
@@ -69,13 +69,13 @@ def weights(G):
 def test_no_weight_depends_on_how_a_run_is_looked_at(digits, events, optimizer):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, epochs=3)
     plain = list(train(config, digits.images))[-1].generator
-    for settings in ({"every": 1}, {"every": 0}, {"every": 2, "stop_dead": True}):
+    for settings in ({"evaluate_every": 1}, {"evaluate_every": 0}, {"evaluate_every": 2, "stop_dead": True}):
         looked_at = events(config, **settings)[-1].generator
         assert torch.equal(weights(looked_at), weights(plain))
 
 
 def test_events_come_in_order(events, digits_reference):
-    found = [event for event in events(CONFIG, every=2) if not isinstance(event, Reached)]
+    found = [event for event in events(CONFIG, evaluate_every=2) if not isinstance(event, Reached)]
     assert [(type(event), getattr(event, "epoch", None)) for event in found] == [
         (Baselines, None), (Samples, 0),
         (EpochEnd, 1), (Samples, 1),
@@ -94,25 +94,25 @@ def test_events_come_in_order(events, digits_reference):
 
 @pytest.mark.parametrize(("every", "due"), [(0, [5]), (1, [1, 2, 3, 4, 5]), (10, [5]), (5, [5])])
 def test_evaluations_are_made_where_due_and_at_the_end(events, every, due):
-    assert [event.epoch for event in of_kind(events(CONFIG, every=every), Evaluated)] == due
+    assert [event.epoch for event in of_kind(events(CONFIG, evaluate_every=every), Evaluated)] == due
 
 
 def test_scores_follow_the_training_not_its_end(events):
-    first, *_, last = of_kind(events(CONFIG, every=1), Evaluated)
+    first, *_, last = of_kind(events(CONFIG, evaluate_every=1), Evaluated)
     assert first.scores["quality/fd"] != last.scores["quality/fd"]
 
 
 def test_an_epochs_time_does_not_count_its_evaluation(digits, digits_reference):
     config = dataclasses.replace(CONFIG, epochs=20)
     small = dataclasses.replace(digits, images=digits.images[:64])
-    found = list(evaluated_training(Job("a", config, small, digits_reference, EvaluationSchedule(1))))
+    found = list(evaluated_training(Job("a", config, small, digits_reference, RunOptions(evaluate_every=1))))
     # An epoch of one batch takes about a millisecond, an evaluation of 599 images some tens.
     training = sum(end.seconds for end in of_kind(found, EpochEnd))
     assert training < sum(event.seconds for event in of_kind(found, Evaluated)) / 2
 
 
 def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference, tmp_path):
-    run_id, outcome = tracked(CONFIG, every=2)
+    run_id, outcome = tracked(CONFIG, evaluate_every=2)
     points = rows(
         "SELECT key, step FROM metrics WHERE key LIKE 'quality/%' OR key = 'time/evaluation_seconds'"
     )
@@ -192,7 +192,7 @@ def test_the_last_sheet_of_a_stopped_run_is_of_its_last_generator(events):
 
 
 def test_a_run_that_diverged_is_named_and_failed(tracked, uri, rows):
-    run_id, outcome = tracked(DIVERGED, every=1, stop_dead=True)
+    run_id, outcome = tracked(DIVERGED, evaluate_every=1, stop_dead=True)
     assert (outcome.status, outcome.health) == ("FAILED", "diverged")
     logged = MlflowClient(uri).get_run(run_id)
     assert logged.info.status == "FAILED"
@@ -208,20 +208,3 @@ def test_the_diagnosis_comes_before_the_error(events):
     assert isinstance(found, Diagnosis)
     assert (found.health, found.epoch) == ("diverged", 1)
     assert isinstance(error, NonFiniteLossError)
-
-
-def test_a_bad_value_is_one_line():
-    with pytest.raises(UserError, match="--evaluate-every should be 0 or more, got -1"):
-        EvaluationSchedule(-1)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({}, "every 10 epochs and at the end"),
-        ({"every": 1}, "every epoch and at the end"),
-        ({"every": 0, "stop_dead": True}, "at the end, a collapsed run ends early"),
-    ],
-)
-def test_in_words(settings, words):
-    assert str(EvaluationSchedule(**settings)) == words

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.run import SNAPSHOT_INTERVAL, Job, run
@@ -32,7 +32,9 @@ def small(digits):
 def job(tmp_path, small, digits_reference):
     def make(config=CONFIG, every=1):
         folder = CheckpointFolder(tmp_path / "checkpoints", config)
-        return Job("a", config, small, digits_reference, EvaluationSchedule(every=2), folder, every)
+        return Job(
+            "a", config, small, digits_reference, RunOptions(evaluate_every=2, checkpoint_every=every), folder
+        )
 
     return make
 
@@ -70,7 +72,7 @@ def untimed(points):
 @pytest.fixture
 def unbroken(uri, experiment, small, digits_reference, watcher, record):
     run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
-    whole = Job("a", CONFIG, small, digits_reference, EvaluationSchedule(every=2))
+    whole = Job("a", CONFIG, small, digits_reference, RunOptions(evaluate_every=2))
     assert run(whole, MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher()).status == "FINISHED"
     return record(run_id)
 
@@ -160,7 +162,7 @@ def test_a_damaged_checkpoint_costs_epochs_and_nothing_else(job, small, tmp_path
 
 
 def _but_checkpoints(job):
-    return job.name, job.config, job.data, job.reference, job.assessment
+    return job.name, job.config, job.data, job.reference, job.options
 
 
 def test_a_checkpoint_of_another_config_fails_the_run_by_name(uri, experiment, small, job, watcher, tmp_path):

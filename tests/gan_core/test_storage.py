@@ -1,86 +1,128 @@
-"""Checkpoints and locks in an object store: a real S3 server, rclone's, over a folder."""
+"""Both kinds of storage: a folder, and an object store (a real S3 server, rclone's)."""
 
 import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
+import pickle
+import stat
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from filelock import Timeout
 
-from gan_core import locks as lease
+from gan_core import storage as module
 from gan_core.checkpoint import Checkpoint, CheckpointFolder
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.events import TrainState
-from gan_core.locks import hold, is_free, liveness, lock_tag, was_released
-from gan_core.storage import Bucket, place
+from gan_core.storage import checkpoint_folder, storage_path, write_whole
+from tests.servers import free_port
 
-pytestmark = pytest.mark.slow
 CONFIG = RunConfig(dataset="digits", hidden_dim=8, z_dim=5)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Its address; the bucket is `gan`, and the keys are in the environment."""
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    folder, key = tmp_path_factory.mktemp("s3"), secrets.token_hex(12)
-    (folder / "gan").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    before = dict(os.environ)
-    os.environ.update(AWS_ACCESS_KEY_ID="gan", AWS_SECRET_ACCESS_KEY=key)
-    os.environ.update(AWS_ENDPOINT_URL=f"http://{address}", AWS_REGION="us-east-1")
-    os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # rclone knows none of the newer ones
-    process = subprocess.Popen(
-        [rclone, "serve", "s3", "--addr", address, str(folder)],
-        env={**before, "RCLONE_AUTH_KEY": f'"gan,{key}"'}, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    for _ in range(200):
-        try:
-            socket.create_connection(address.split(":"), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield address
-    process.kill()
-    process.wait()
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture
-def bucket(server, request) -> Bucket:
-    name = request.node.name.replace("[", "-").replace("]", "")
-    return place(f"s3://gan/{name}")
-
-
-def checkpoint(epoch):
-    return Checkpoint(TrainState(epoch, {"w": torch.full((3,), float(epoch))}, {}), [])
-
-
-def test_a_bucket_is_used_as_a_path_is(bucket):
-    file = bucket / "a" / "b.txt"
-    assert not file.exists()
-    assert list((bucket / "a").glob("*")) == []
-    file.write_bytes(b"there")
-    (bucket / "a" / "c.txt").touch()
-    (bucket / "a" / "c.text").touch()
-    assert (file.name, str(file.parent), place(str(file))) == ("b.txt", str(bucket / "a"), place(str(file)))
-    assert place(str(file)).read_bytes() == b"there"
-    assert sorted(found.name for found in (bucket / "a").glob("*.txt")) == ["b.txt", "c.txt"]
-    file.unlink()
-    file.unlink(missing_ok=True)
+def test_paths_read_write_and_list_alike(storage):
+    folder = storage / "a"
+    assert not folder.exists()
+    assert list(folder.glob("*")) == []
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "b.txt"
     assert not file.exists()
     with pytest.raises(FileNotFoundError):
         file.read_bytes()
+    write_whole(file, b"before")
+    write_whole(file, b"there")
+    (folder / "c.txt").touch()
+    (folder / "c.text").write_bytes(b"")
+    (folder / ".hidden.txt.1").touch()
+    (folder / "d.txt").mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "d.txt" / "deep.txt", b"deep")
+    assert folder.exists()
+    assert file.read_bytes() == b"there"
+    assert (folder / "c.txt").read_bytes() == b""
+    assert {found.name for found in folder.glob("*.txt")} >= {"b.txt", "c.txt"}
+    assert {found.name for found in folder.glob("[bc].t*xt")} == {"b.txt", "c.txt", "c.text"}
+    assert [found.read_bytes() for found in folder.glob(".*.txt.*")] == [b""]
+    assert next(folder.glob("b*")) == file
+    like = storage.parent / "yx" / "a"  # matches the folder's name, were that a pattern
+    like.mkdir(parents=True, exist_ok=True)
+    write_whole(like / "b.txt", b"another's")
+    file.unlink()
+    assert not file.exists()
+    assert (like / "b.txt").read_bytes() == b"another's"
+    file.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        file.unlink()
+
+
+def test_a_path_is_written_as_text_and_read_again(storage):
+    file = storage / "a" / "b.txt"
+    assert storage_path(str(file)) == file
+    assert pickle.loads(pickle.dumps(file)) == file
+    assert (file.name, file.parent, str(file)) == ("b.txt", storage / "a", f"{storage}/a/b.txt")
+
+
+def test_what_another_process_writes_is_seen(storage, command):
+    storage.mkdir(parents=True, exist_ok=True)
+    assert list(storage.glob("*")) == []
+    code = "import sys; from gan_core.storage import *; write_whole(storage_path(sys.argv[1]), b'new')"
+    assert command("-c", code, storage / "file").returncode == 0
+    assert [file.read_bytes() for file in storage.glob("*")] == [b"new"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    write_whole(tmp_path / "file", b"whole")
+    with pytest.raises(TypeError):
+        write_whole(tmp_path / "file", "no bytes")
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "none" / "file", b"")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"whole")]
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_store_that_is_away_is_no_damage(bucket, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    file = bucket / "file"
+    write_whole(file, b"there")
+    there = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    file.fs.clear_instance_cache()
+    away = storage_path(str(file))
+    with pytest.raises(RuntimeError, match="cannot be read"):
+        away.read_bytes()
+    for request in (
+        lambda: away.write_bytes(b"x"), lambda: list(away.parent.glob("*")), away.exists, away.unlink,
+        away.read_once, lambda: away.write_once(b"x"),
+    ):  # fmt: skip
+        with pytest.raises(OSError, match="Could not connect"):
+            request()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", there)
+    file.fs.clear_instance_cache()
+    assert storage_path(str(file)).read_bytes() == b"there"
+
+
+def test_a_read_is_repeated_until_the_store_is_back(bucket, monkeypatch):
+    write_whole(bucket / "file", b"there")
+    file, failures = bucket / "file", iter([OSError("away"), ValueError("its library's own error")])
+    read = file.fs.cat_file
+
+    def fail_twice(*words, **options):
+        for error in failures:
+            raise error
+        return read(*words, **options)
+
+    monkeypatch.setattr(type(file.__wrapped__), "read_bytes", lambda path: fail_twice(path.path))
+    assert file.read_bytes() == b"there"
+
+
+def test_a_wrong_key_is_said_at_once(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    bucket.fs.clear_instance_cache()
+    began = time.monotonic()
+    with pytest.raises(PermissionError):
+        storage_path(str(bucket / "file")).write_bytes(b"")
+    assert time.monotonic() - began < 20
+    bucket.fs.clear_instance_cache()
 
 
 @pytest.mark.parametrize(
@@ -92,92 +134,48 @@ def test_a_bucket_is_used_as_a_path_is(bucket):
         "s3://key:secret@gan/path",
         "s3://key@gan/path",
         "s3://gan/path?secret",
+        "s3://gan/path#secret",
     ],
 )
-def test_what_is_no_place_for_checkpoints_is_refused_without_its_password(uri):
+def test_what_is_no_storage_is_refused_without_its_password(uri):
     with pytest.raises(UserError) as refused:
-        place(uri)
+        storage_path(uri)
     assert "secret" not in str(refused.value).replace("AWS_SECRET_ACCESS_KEY", "")
 
 
-def test_checkpoints_are_kept_and_damaged_ones_passed_over(bucket, monkeypatch):
+def test_a_package_that_is_missing_is_named():
+    with pytest.raises(UserError, match="pip install gcsfs"):
+        storage_path("gs://bucket/path")
+
+
+def test_folders_are_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert storage_path("a/b") == tmp_path / "a" / "b"
+    assert storage_path("~/b") == tmp_path / "home" / "b"
+    assert storage_path(f"file://{tmp_path}/b") == tmp_path / "b"
+    with pytest.raises(UserError, match="there is no home folder for ~nobody-of-this-name"):
+        storage_path("~nobody-of-this-name/b")
+
+
+def test_checkpoints_lie_beside_an_sqlite_store(tmp_path, monkeypatch):
+    assert checkpoint_folder(None, tmp_path / "mlflow.db") == tmp_path / "checkpoints"
+    assert checkpoint_folder(str(tmp_path / "mine"), tmp_path / "mlflow.db") == tmp_path / "mine"
+    assert checkpoint_folder(None, None) == module.project_root() / "checkpoints"
+
+
+def test_checkpoints_are_kept_and_damaged_ones_passed_over(storage, monkeypatch):
     said = []
-    folder = CheckpointFolder(bucket / ("0" * 32), CONFIG)
+    folder = CheckpointFolder(storage / ("0" * 32), CONFIG)
     assert folder.load(said.append) is None
     for epoch in (1, 2, 3):
-        # No epochs are told of: what is looked at here is where the files go.
+        # A checkpoint without an epoch is damaged. What is tested here is where the files go.
         monkeypatch.setattr("gan_core.checkpoint.encode", lambda one, _: str(one.state.epoch).encode())
-        folder.save(checkpoint(epoch))
+        state = TrainState(epoch, {"w": torch.full((3,), float(epoch))}, {})
+        folder.save(Checkpoint(state, []))
     assert sorted(file.name for file in folder.folder.glob("*.checkpoint")) == [
         "epoch_0000002.checkpoint", "epoch_0000003.checkpoint",
     ]  # fmt: skip
     assert folder.load(said.append) is None
     assert len(said) == 2
     assert all("it is not whole" in line for line in said)
-
-
-def test_a_lock_is_held_by_one_and_free_when_let_go(bucket):
-    lock = bucket / f"{'0' * 32}" / "lock"
-    tag = lock_tag(bucket, f"{'0' * 32}/lock")
-    assert is_free(lock)
-    with hold(lock, patience=0):
-        assert not was_released(lock)
-        assert liveness(bucket, tag) == "alive"  # watched for longer than LOST: it is renewed
-    assert was_released(lock)
-    assert (liveness(bucket, tag), liveness(bucket / "other", tag)) == ("dead", "unknown")
-
-
-HOLDER = """
-import sys, time
-from gan_core.locks import hold
-from gan_core.storage import place
-with hold(place(sys.argv[1]) / "lock", patience=0):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.fixture
-def holder(bucket):
-    """A process that holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(bucket)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def test_the_living_keep_it_and_the_dead_lose_it(bucket, holder):
-    with pytest.raises(Timeout), hold(bucket / "lock", patience=0):
-        pass
-    holder.kill()
-    began = time.monotonic()
-    with hold(bucket / "lock", patience=0):
-        assert lease.LOST <= time.monotonic() - began < lease.LOST + lease.RENEWED + lease.SETTLED + 10
-
-
-def test_who_was_stopped_and_has_lost_it_ends(bucket, holder):
-    holder.send_signal(signal.SIGSTOP)
-    with hold(bucket / "lock", patience=60):
-        holder.send_signal(signal.SIGCONT)
-        assert holder.wait(timeout=60) == -signal.SIGKILL
-        assert "was taken over by another process" in holder.stderr.read()
-        assert not is_free(bucket / "lock")
-
-
-def test_of_many_that_want_it_at_once_one_gets_it(at_once, bucket, tmp_path):
-    setup = (
-        "import time\nfrom pathlib import Path\nfrom filelock import Timeout\n"
-        "from gan_core.locks import hold\nfrom gan_core.storage import place\n"
-        f"lock, won = place({str(bucket / 'lock')!r}), Path({str(tmp_path)!r})"
-    )
-    body = (
-        "\n            try:"
-        "\n                with hold(lock, patience=0):"
-        "\n                    (won / str(number)).touch(); time.sleep(45)"
-        "\n            except Timeout: pass"
-    )
-    at_once(4, setup, body)
-    assert len(list(tmp_path.iterdir())) == 1

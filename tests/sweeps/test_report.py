@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_core.config import EvaluationSchedule
+from gan_core.config import RunOptions
 from gan_core.data import ImageSet
 from gan_core.run import Job, run
 from gan_core.tracking.queries import MlflowClient
@@ -29,7 +29,7 @@ def plan(uri, tmp_path):
     runs = grid_runs(grid, dataset="digits", hidden_dim=8, epochs=2)
     return Plan(
         name="small", experiment="grid", grid=grid, runs=runs, notes=notes, dataset="digits", data_dir=None,
-        tracking_uri=uri, workers=1, address=None, assessment=EvaluationSchedule(), named=True, again=False,
+        tracking_uri=uri, workers=1, address=None, assessment=RunOptions(), named=True, again=False,
         checkpoint_dir=tmp_path / "checkpoints", checkpoint_every=1, retries=0,
     )  # fmt: skip
 

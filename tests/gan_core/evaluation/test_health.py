@@ -138,7 +138,7 @@ def test_a_certain_discriminator_dominates_and_is_told_beside_a_mode_collapse():
     assert (run.diagnosis().health, run.diagnosis().epoch) == ("d-dominant", 2)
     both = run.diagnosis(evaluated(np.eye(10)[8]))
     assert both.health == "mode-collapsed"
-    assert "D is all but certain of every image since epoch 2" in both.reason
+    assert "D is nearly certain of every image since epoch 2" in both.reason
 
 
 def test_losses_of_one_iteration_an_epoch_are_not_frozen():

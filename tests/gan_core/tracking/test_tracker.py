@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gan_core.config import EvaluationSchedule, RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
 from gan_core.evaluation.scores import SCORES
@@ -37,7 +37,7 @@ def small(digits):
 @pytest.fixture
 def run_tracked(digits_reference, watcher):
     def really_run(config, data, tracker, on_epoch=lambda progress: None):
-        job = Job("adam_z5_s0", config, data, digits_reference, EvaluationSchedule())
+        job = Job("adam_z5_s0", config, data, digits_reference, RunOptions())
         return run(job, tracker, watcher(on_epoch))
 
     return really_run

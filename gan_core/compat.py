@@ -102,6 +102,13 @@ def optimizer_functions() -> tuple[Any, Any]:
     return adam, rmsprop
 
 
+def rmsprop_function() -> Any:
+    """RMSprop's step as a function, for the same reason."""
+    from torch.optim.rmsprop import rmsprop
+
+    return rmsprop
+
+
 def end_process(code: int) -> NoReturn:
     """End the process as Python does, but without freeing its objects.
 

@@ -14,9 +14,9 @@ from mlflow.models import Model
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.metric_names import GENERATOR_FILE
+from gan_core.metric_names import GENERATOR_FILE, PARENT
 from gan_core.networks import build_models, load_generator, save_generator
-from gan_core.tracking.queries import PARENT_TAG, MlflowClient, create_run
+from gan_core.tracking.queries import MlflowClient, create_run
 from gan_core.tracking.store import prepare_store
 from sweeps.register import register_best
 from sweeps.resume import Sweep
@@ -45,7 +45,7 @@ def add_run(client, sweep, tmp_path):
     def add(seed, fd, status="FINISHED", classifier="ab", health="ok"):
         config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=seed)
         tags = {
-            PARENT_TAG: sweep.parent_id,
+            PARENT: sweep.parent_id,
             "quality.classifier": classifier,
             "quality.n": "10",
             "health": health,

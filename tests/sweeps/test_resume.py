@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from gan_core.config import RunOptions
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
-from gan_core.tracking.queries import LOCK_TAG, MlflowClient, settle_stale
+from gan_core.metric_names import LOCK
+from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.reading import read_record
+from sweeps.comparison.compare import compare
+from sweeps.comparison.records import read_sweep
+from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 from sweeps.grid import Grid
 from sweeps.plan import Plan
 from sweeps.resume import Step, SweepState, describe_state, look_up, sweep_state
@@ -190,7 +193,7 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
     stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.parent_id})
     client.log_param(stray.info.run_id, "epochs", "9" * 5000)
     for _ in range(2):
-        client.set_tag(sweep.parent_id, LOCK_TAG, "../../../etc/passwd")
+        client.set_tag(sweep.parent_id, LOCK, "../../../etc/passwd")
         client.set_tag(sweep.parent_id, "sweep.unnamed", "\n")
         assert actions(client, experiment, plan()) == ["new", "new"]
     client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
@@ -198,7 +201,7 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
 
 
 TAGS = [
-    "config_hash", "sweep.setting", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK_TAG, "mlflow.parentRunId",
+    "config_hash", "sweep.setting", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK, "mlflow.parentRunId",
     "health", "failure_reason", "quality.classifier", "quality.classifier_accuracy", "quality.n", "quality.real_baseline",
     "now.epochs", "sweep.format", "sweep.axes",
 ]  # fmt: skip
@@ -229,8 +232,13 @@ def test_no_tag_in_the_store_breaks_what_reads_it(client, experiment, plan, fini
     except UserError as refusal:
         assert "with other settings" in str(refusal) or "in another format" in str(refusal)
     settle_stale(client, experiment, tmp_path / "checkpoints")
-    record = read_record(client, client.get_run(finished[0]), "grid")
-    assert record.run_id == finished[0]
+    try:
+        comparison = compare(read_sweep(client, client.get_run(finished[0])))
+    except UserError as refusal:
+        assert "recorded by another version" in str(refusal)
+    else:
+        assert comparison.record.run_id == finished[0]
+        give_verdict(comparison), held_equal(comparison, random_streams(comparison.record))
 
 
 def digest(folder):
@@ -262,6 +270,6 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert "on another machine or with another --checkpoint-dir" in said
     tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
-    client.set_tag(sweep.parent_id, LOCK_TAG, tag)
+    client.set_tag(sweep.parent_id, LOCK, tag)
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert said == "now            it was cut off"

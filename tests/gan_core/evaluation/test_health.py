@@ -228,8 +228,10 @@ def test_each_diagnosis_names_its_evidence():
         "no gradient is left",
         4,
     )
-    assert frozen(0.0).diagnosis() == Diagnosis(
-        "collapsed", "no step changes a loss since epoch 3: 0.95 of D, 1.6 of G throughout", 3
+    still = frozen(0.0)
+    still.set_from(3, loss__discriminator=0.9, loss__generator=1.5)
+    assert still.diagnosis() == Diagnosis(
+        "collapsed", "no step changes a loss since epoch 3: 0.9 of D, 1.5 of G throughout", 3
     )
     assert Run(spread=0.0003).diagnosis() == Diagnosis(
         "collapsed",

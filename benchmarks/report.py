@@ -1,6 +1,6 @@
 """What the report of a sweep takes in a store of many: `python benchmarks/report.py`.
 
-Builds a store of 1,000 runs of 100 epochs (25 sweeps of 8 cells × 5 seeds) in a minute or two, then times
+Builds a store of 1,000 runs of 100 epochs (25 sweeps of 8 settings × 5 seeds) in a minute or two, then times
 `python sweeps/report.py` as a user starts it, and the ways to read metrics' histories.
 """
 
@@ -26,7 +26,7 @@ from gan_core.config import RunConfig
 from gan_core.evaluation.scores import SCORES
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
+from sweeps.comparison.records import HISTORIES, ask_database, ask_server
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 100
@@ -53,15 +53,17 @@ def build(uri: str, folder: Path, sweeps: int) -> None:
     run_ids = []
     for number in range(sweeps):
         parent = client.create_run(
-            experiment, run_name=f"sweep {number}", tags={"sweep.kind": "grid"}
+            experiment,
+            run_name=f"sweep {number}",
+            tags={"sweep.kind": "grid", "sweep.format": "2", "sweep.axes": "optimizer z_dim"},
         ).info.run_id
         for seed in range(5):
             for optimizer in ("sgd", "adam"):
                 for z in (20, 50, 100, 200):
-                    cell = f"{optimizer}_z{z}"
+                    setting = f"{optimizer}_z{z}"
                     config = RunConfig(optimizer=optimizer, z_dim=z, seed=seed)
-                    run_tags = {**tags, "mlflow.parentRunId": parent, "sweep.cell": cell}
-                    run_id = client.create_run(experiment, run_name=f"{cell}_s{seed}").info.run_id
+                    run_tags = {**tags, "mlflow.parentRunId": parent, "sweep.setting": setting}
+                    run_id = client.create_run(experiment, run_name=f"{setting}_s{seed}").info.run_id
                     params = [Param(name, str(value)) for name, value in dataclasses.asdict(config).items()]
                     client.log_batch(
                         run_id, params=params, tags=[RunTag(key, value) for key, value in run_tags.items()]

@@ -20,13 +20,12 @@ from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gan_core.architectures import LEAK, PIXELS
-from gan_core.compat import MEAN, adam_function, backward_kernels, rmsprop_function
+from gan_core.compat import MEAN, backward_kernels, optimizer_functions
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS, join_states, state_of
 
-_leaky_relu_backward, _tanh_backward, _sigmoid_backward, _cross_entropy_backward = backward_kernels()
-
+BACKWARD = backward_kernels()
 # By optimizer: which of its options are taken into account here.
 KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "SGD": (),
@@ -147,10 +146,10 @@ class FastStep:
         half = at.G_half
         self._classify(half, p[2 * n :])
         torch.mm(half.d_h, D.first.W, out=at.d_fake)
-        _tanh_backward(at.d_fake, half.x, grad_input=at.d_fake)
+        BACKWARD.tanh(at.d_fake, half.x, grad_input=at.d_fake)
         h_G = at.h_G[n:]
         torch.mm(at.d_fake, G.second.W, out=at.d_hG)
-        _leaky_relu_backward(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
+        BACKWARD.leaky_relu(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
         G.second.backward(at.d_fake, h_G)
         G.first.backward(at.d_hG, z[n:])
         G.update()
@@ -160,10 +159,10 @@ class FastStep:
         D = self._D
         leaky_relu_(D.first.forward(half.x, out=half.h), LEAK)
         D.second.forward(half.h, out=p).sigmoid_()
-        _cross_entropy_backward(half.weight, p, half.target, None, MEAN, grad_input=half.d_out)
-        _sigmoid_backward(half.d_out, p, grad_input=half.d_out)
+        BACKWARD.binary_cross_entropy(half.weight, p, half.target, None, MEAN, grad_input=half.d_out)
+        BACKWARD.sigmoid(half.d_out, p, grad_input=half.d_out)
         torch.mul(half.d_out, D.second.W, out=half.d_h)
-        _leaky_relu_backward(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
+        BACKWARD.leaky_relu(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
 
 
 class _Layer(NamedTuple):
@@ -203,9 +202,9 @@ class _Optimizer(NamedTuple):
 def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
     """The run's optimizer of a network's weights.
 
-    Not built as PyTorch's object: the first of these makes it import its compiler, which is 80 MB and seconds
-    in every worker, and of no use here; and its bookkeeping takes longer than what it keeps.
+    Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
     """
+    adam, rmsprop = optimizer_functions()
     entry = OPTIMIZERS[config.optimizer]
     if entry.torch_class == "SGD":
         return _Optimizer(descent=config.learning_rate)
@@ -216,16 +215,12 @@ def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
     take: dict[str, Any] = {"params": [weights.detach()], "grads": [weights.grad], "state_steps": [step]}
     if entry.torch_class == "RMSprop":
         take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}
-        update = partial(
-            rmsprop_function(), **take, **rates, alpha=options["alpha"], momentum=0.0, centered=False
-        )
+        update = partial(rmsprop, **take, **rates, alpha=options["alpha"], momentum=0.0, centered=False)
         return _Optimizer(update, {"step": step, "square_avg": first})
     take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
     rates |= {"beta1": options["betas"][0], "beta2": options["betas"][1]}
     decoupled = entry.torch_class == "AdamW"
-    update = partial(
-        adam_function(), **take, **rates, decoupled_weight_decay=decoupled, amsgrad=False, maximize=False
-    )
+    update = partial(adam, **take, **rates, decoupled_weight_decay=decoupled, amsgrad=False, maximize=False)
     return _Optimizer(update, {"step": step, "exp_avg": first, "exp_avg_sq": second})
 
 

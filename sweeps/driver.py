@@ -18,14 +18,13 @@ from gan_core.run import Outcome
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import brief, prepare_store, redact
 from sweeps.cluster import Needs
-from sweeps.compat import write_view
+from sweeps.compat import view_address, write_view
 from sweeps.plan import Plan
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
-from sweeps.report import make_report, read_sweep, write_figures
+from sweeps.report import publish_report
 from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
 from sweeps.runs import Sweep, add_child, add_commit, begin_sweep, colours, settle
-from sweeps.summary import show_results
 from sweeps.trials import Ready, stopping, train_all
 
 
@@ -164,11 +163,15 @@ def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
 def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> None:
     last_sheet = min(run.config.epochs for run in plan.runs)
     write_view(client, sweep.experiment_id, sweep.parent_id, len(plan.grid.seeds) > 1, last_sheet)
-    records = read_sweep(client, sweep)
-    write_figures(client, sweep.parent_id, records)
-    show_results(console, plan.tracking_uri, client, sweep, records)
+    from sweeps.comparison import compare, print_summary, read_sweep, write_overview  # not before training
+
+    comparison = compare(read_sweep(client, client.get_run(sweep.parent_id)))
+    write_overview(client, comparison)
+    server = redact(plan.tracking_uri) if plan.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+    address = view_address(server.rstrip("/"), sweep.experiment_id, sweep.parent_id)
+    print_summary(console, comparison, address, plan.tracking_uri)
     try:
-        page, _ = make_report(plan.tracking_uri, plan.experiment, sweep.parent_id)
+        page = publish_report(client, plan.tracking_uri, comparison)
         console.print(f"Report:   {page}")
     except Exception as error:
         # The grid has ended and is recorded: a report that cannot be made must not make it look broken.

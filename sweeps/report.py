@@ -1,89 +1,83 @@
-"""Compare the cells of a sweep: a page that says which setting is best and how sure one can be."""
+"""Compare the settings of a sweep: write a page that says which is best and how sure one can be."""
 
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from gan_core.cli import OK, OneLineParser, add_store, run_command
 from gan_core.errors import UserError
-from gan_core.storage import checkpoint_folder, write_whole
-from gan_core.tracking.queries import MlflowClient, settle_stale
-from gan_core.tracking.store import brief, check_store, resolve_uri, sqlite_file
-from sweeps.comparison.overview import (
-    CONTACT_SHEET,
-    LOSSES_FIGURE,
-    contact_sheet,
-    losses_figure,
-    write_figures,
-)
-from sweeps.comparison.reading import find_sweep, read_record, read_sweep
-from sweeps.comparison.records import RunRecord
-from sweeps.folders import report_folder
+
+if TYPE_CHECKING:
+    from gan_core.tracking.queries import MlflowClient
+    from sweeps.comparison import Comparison
 
 PROGRAM = "report.py"
-ARTIFACTS = "report"  # the folder among the parent run's artifacts
-PAGE = "report.html"
-
-__all__ = [
-    "CONTACT_SHEET",
-    "LOSSES_FIGURE",
-    "RunRecord",
-    "contact_sheet",
-    "losses_figure",
-    "make_report",
-    "read_sweep",
-    "write_figures",
-]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the report; the exit code."""
     args = _parser().parse_args(argv)
+    # Only now: MLflow, matplotlib and the statistics take seconds to import.
+    from gan_core.tracking.queries import MlflowClient
+    from gan_core.tracking.store import resolve_uri
+
     uri = resolve_uri(args.tracking_uri)
     _require_store(uri)
-    page, notes = make_report(uri, args.experiment, args.sweep, args.output)
-    for note in notes:
-        print(f"{PROGRAM}: {note}", file=sys.stderr)
-    print(page)
+    from sweeps.comparison import PAGE, compare, find_sweep, read_sweep, render, report_files
+
+    client = MlflowClient(uri)
+    parent, namesakes = find_sweep(client, args.experiment, args.sweep)
+    folder = args.output or report_folder(uri, parent.info.run_name)
+    _require_folder(folder)
+    record = read_sweep(client, parent, namesakes)
+    write_files(folder, report_files(client, compare(record)))
+    if namesakes:
+        values = {"record": record, "by_id": args.sweep == record.run_id}
+        print(f"{PROGRAM}: {render('namesakes.txt.j2', values)}", file=sys.stderr)
+    print(folder / PAGE)
     return OK
 
 
-def make_report(
-    uri: str, experiment: str, sweep: str | None = None, output: Path | None = None
-) -> tuple[Path, list[str]]:
-    """Write the report of a sweep (the latest, or that of this name or run id); the page, and what to tell.
+def report_folder(uri: str, sweep: str) -> Path:
+    """Where a sweep's report goes: beside an SQLite store, as artifacts do, else in the project's folder."""
+    from gan_core.storage import project_root
+    from gan_core.tracking.store import sqlite_file
+    from sweeps.comparison.artifacts import safe_name
 
-    It goes into `output` (by default `reports/NAME`), and among the artifacts of the sweep's parent run.
-    Raises UserError if there is no such sweep or the folder cannot be written.
+    file = sqlite_file(uri)
+    return (file.parent if file else project_root()) / "reports" / safe_name(sweep)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a report's files, by their paths within the folder. Raises UserError."""
+    from gan_core.storage import write_whole
+
+    for name, content in files.items():
+        try:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, content)
+        except OSError as error:
+            raise UserError(f"cannot write {folder / name}: {error.strerror}") from error
+
+
+def publish_report(client: "MlflowClient", uri: str, comparison: "Comparison") -> Path:
+    """Write a sweep's report to its folder, and log it to the sweep's parent run; the page.
+
+    Raises UserError, MlflowException or OSError.
     """
-    # Templates and statistics take a second to import; a command that only reads names does without them.
-    from sweeps.comparison.assemble import report_files
+    from gan_core.metric_names import REPORT
+    from sweeps.comparison import PAGE, report_files
 
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        settle_stale(client, found.experiment_id, checkpoint_folder(None, sqlite_file(uri)))
-    parent, namesakes = find_sweep(client, experiment, sweep)
-    folder = output or report_folder(uri, parent.info.run_name)
-    _require_folder(folder)
-    record = read_record(client, parent, experiment, namesakes)
-    files = report_files(client, record)
-    _write(folder, files)
-    notes = []
-    if namesakes:
-        notes.append(
-            f"{namesakes + 1} sweeps are called {record.name!r}; this is the report of {record.run_id}, "
-            f"{'named by its run id' if sweep == record.run_id else 'the latest'}"
-        )
-    try:
-        _upload(client, record.run_id, files)
-    except (MlflowException, OSError) as error:
-        notes.append(f"the report is not among the sweep's artifacts: {brief(error, uri)}")
-    return folder / PAGE, notes
+    files = report_files(client, comparison)
+    folder = report_folder(uri, comparison.record.name)
+    write_files(folder, files)
+    with tempfile.TemporaryDirectory(prefix="gan-report-") as scratch:
+        write_files(Path(scratch), files)  # these files alone: the folder may hold others
+        client.log_artifacts(comparison.record.run_id, scratch, REPORT)
+    return folder / PAGE
 
 
 def _parser() -> OneLineParser:
@@ -100,6 +94,8 @@ def _parser() -> OneLineParser:
 
 
 def _require_store(uri: str) -> None:
+    from gan_core.tracking.store import check_store, sqlite_file
+
     file = sqlite_file(uri)
     if file is not None and not (file.is_file() and file.stat().st_size):
         raise UserError(f"there is no store {file}; python sweeps/run_grid.py makes one")
@@ -113,22 +109,6 @@ def _require_folder(folder: Path) -> None:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to the folder {folder}")
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    try:
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise UserError(f"cannot write {folder / name}: {error.strerror}") from error
-
-
-def _upload(client: MlflowClient, parent_id: str, files: Mapping[str, bytes]) -> None:
-    """These files alone: `folder` may hold others."""
-    with tempfile.TemporaryDirectory(prefix="gan-report-") as scratch:
-        _write(Path(scratch), files)
-        client.log_artifacts(parent_id, scratch, ARTIFACTS)
 
 
 def command() -> None:

@@ -1,1 +1,20 @@
-"""A finished sweep's runs → which cell is best, how sure one can be, and a page that says so."""
+"""Which setting of a sweep is better: MLflow → record → comparison → verdict → page, terminal, pictures."""
+
+from sweeps.comparison.compare import Comparison, compare
+from sweeps.comparison.page import PAGE, report_files, write_overview
+from sweeps.comparison.records import SweepRecord, find_sweep, read_sweep
+from sweeps.comparison.render import render
+from sweeps.comparison.summary import print_summary
+
+__all__ = [
+    "PAGE",
+    "Comparison",
+    "SweepRecord",
+    "compare",
+    "find_sweep",
+    "print_summary",
+    "read_sweep",
+    "render",
+    "report_files",
+    "write_overview",
+]

@@ -1,74 +1,98 @@
-"""A sweep and its runs, as the store has them."""
+"""A sweep and its runs as plain records, and how they are read from MLflow."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gan_core.tracking.queries import UNFINISHED
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
 
-FD = "quality/fd"
+from gan_core import compat
+from gan_core import metric_names as names
+from gan_core.errors import UserError
+from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, newest
+from sweeps.runs import commits
+
+# Read point by point. Of every other metric only the last value is read, which comes with the run.
+HISTORIES = (
+    names.LOSS_D, names.LOSS_G, names.LOSS_STD_D, names.LOSS_STD_G, names.EPOCH_SECONDS, names.FD
+)  # fmt: skip
+MOST_POINTS = 10_000_000  # more than any sweep has
+ENTITY_LIMIT = 400  # run ids in one query: SQLite takes 999 variables and more
+FINISHED = "FINISHED"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One child run, as the store has it."""
+    """One child run that has begun."""
 
     name: str
     run_id: str
     status: str
-    cell: str
-    optimizer: str
-    learning_rate: float
-    z_dim: int
+    setting: str
     seed: int
-    # metric → an element an epoch at which it was logged; empty where the run logged none
-    history: Mapping[str, list[float]]
-    health: str = ""  # empty where nothing was found out
+    fields: Mapping[str, str]  # every other field of its config, as MLflow has it
+    history: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # metric → epoch → value
+    metrics: Mapping[str, float] = field(default_factory=dict)  # metric → last value
+    health: str = ""  # empty where it was not checked
     health_reason: str = ""
     failure: str = ""
-    epochs: Mapping[str, list[int]] = field(default_factory=dict)  # metric → the epochs of its history
-    metrics: Mapping[str, float] = field(default_factory=dict)  # metric → its last value
     artifact_uri: str = ""
     commits: Sequence[str] = ()  # of the code that trained it, in order
 
+    @property
+    def finished(self) -> bool:
+        """Whether it trained to its end: only such runs are compared."""
+        return self.status == FINISHED
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return len(self.history.get(names.LOSS_G, ()))
+
+    def course(self, metric: str) -> list[float]:
+        """The metric's values in the order of the epochs; empty if none was logged."""
+        return list(self.history.get(metric, {}).values())
+
     def last(self, metric: str) -> float:
-        """The metric after the last epoch logged; nan if there is none."""
-        if self.history.get(metric):
-            return self.history[metric][-1]
-        return self.metrics.get(metric, math.nan)
+        """The metric's last value; nan if there is none."""
+        course = self.course(metric)
+        return course[-1] if course else self.metrics.get(metric, math.nan)
 
     def score(self, metric: str) -> float | None:
-        """A quality score of the trained generator; None if the run did not finish or has no such score."""
+        """A quality score of the trained generator; None if the run has not finished or has no such score."""
         value = self.last(metric)
-        usable = math.isfinite(value) and (metric != FD or value > 0)  # its logarithm is taken
-        return value if self.status == "FINISHED" and usable else None
+        usable = math.isfinite(value) and (metric != names.FD or value > 0)  # its logarithm is taken
+        return value if self.finished and usable else None
 
     @property
     def seconds(self) -> float:
         """Training time."""
-        return sum(self.history.get("time/epoch_seconds", []))
+        return sum(self.course(names.EPOCH_SECONDS))
 
     @property
     def images_per_second(self) -> float:
-        """Real images trained on in a second, over the whole run; nan if none was."""
-        seconds = self.history.get("time/epoch_seconds", [])
+        """Real images per second, over the whole run; nan if no epoch has ended."""
+        seconds = self.course(names.EPOCH_SECONDS)
         # Each epoch has as many images as the last one.
-        images = self.last("time/images_per_second") * seconds[-1] if seconds else math.nan
+        images = self.last(names.IMAGES_PER_SECOND) * seconds[-1] if seconds else math.nan
         return images * len(seconds) / self.seconds if self.seconds else math.nan
 
 
 class AbsentRun(NamedTuple):
-    """A child run that never began: no settings, no figures."""
+    """A child run that never began: it has no params and no metrics."""
 
     name: str
-    cell: str
+    setting: str
     status: str
     failure: str
 
 
 class Classifier(NamedTuple):
-    """What the scores were measured with, and their real_baseline and untrained_baseline (by the scores' names)."""
+    """What measured the scores, and the two baselines, by the scores' names."""
 
     sha256: str
     accuracy: float
@@ -79,21 +103,21 @@ class Classifier(NamedTuple):
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep, as the store has it."""
+    """A sweep, as MLflow has it."""
 
     name: str
     run_id: str
     experiment: str
+    artifact_uri: str
     status: str
     started: float  # seconds since 1970
     ended: float | None
-    params: Mapping[str, str]
-    commit: str  # with which it began
-    runs: Sequence[RunRecord]  # that have begun, in the order of the grid
-    absent: Sequence[AbsentRun]
-    classifiers: Sequence[
-        Classifier
-    ]  # that scored runs of it; more than one: figures that cannot be compared
+    params: Mapping[str, str]  # as they are now
+    axes: Sequence[str]  # fields of RunConfig, in the order of the names; never the seed
+    runs: Sequence[RunRecord]  # oldest first
+    absent: Sequence[AbsentRun] = ()
+    classifiers: Sequence[Classifier] = ()  # more than one: the scores cannot be compared
+    commit: str = ""  # of the code that began it
     namesakes: int = 0  # other sweeps of this name
 
     @property
@@ -103,5 +127,172 @@ class SweepRecord:
 
     @property
     def running(self) -> bool:
-        """Whether it is not over yet."""
+        """Whether the store has it as not over yet."""
         return self.status in UNFINISHED
+
+
+def find_sweep(client: MlflowClient, experiment: str, wanted: str | None = None) -> tuple[Run, int]:
+    """The parent run of the latest sweep, or of `wanted` (a name or run id), and the number of its namesakes.
+
+    Of several sweeps with one name the latest is taken. Raises UserError if there is none.
+    """
+    try:
+        found = client.get_experiment_by_name(experiment)
+    except MlflowException as error:
+        raise UserError(f"cannot read experiment {experiment!r}: {error}") from error
+    if found is None or found.lifecycle_stage == "deleted":
+        raise UserError(f"there is no experiment {experiment!r} in this store")
+    parents = list(newest(client, found.experiment_id, f"tags.`{names.SWEEP_KIND}` = 'grid'"))
+    if not parents:
+        raise UserError(f"there is no sweep in experiment {experiment!r}")
+    by_name = (parent for parent in parents if wanted in (None, parent.info.run_name))
+    by_id = (parent for parent in parents if parent.info.run_id == wanted)
+    chosen = next(by_name, None) or next(by_id, None)
+    if chosen is None:
+        known = ", ".join(str(parent.info.run_name) for parent in parents[:5])
+        raise UserError(
+            f"there is no sweep {wanted!r} in experiment {experiment!r}; the latest there: {known}"
+        )
+    return chosen, sum(parent.info.run_name == chosen.info.run_name for parent in parents) - 1
+
+
+def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRecord:
+    """All that MLflow has of a sweep, but for its files. Raises UserError for another version's sweep."""
+    info, tags = parent.info, parent.data.tags
+    written_as = tags.get(names.SWEEP_FORMAT, "1")
+    if written_as != names.FORMAT_VERSION:
+        raise UserError(
+            f"sweep {info.run_name!r} ({info.run_id}) was recorded by another version of this program (its format "
+            f"is {written_as}, this version reads {names.FORMAT_VERSION}): read it with that version, or run it again"
+        )
+    children = children_of(client, info.experiment_id, info.run_id)
+    begun = [run for run in children if _began(run)]
+    points = read_histories(client, [run.info.run_id for run in begun], HISTORIES)
+    runs = [_record(run, points) for run in begun]
+    present = {
+        tag.removeprefix(names.SWEEP_NOW): value
+        for tag, value in tags.items()
+        if tag.startswith(names.SWEEP_NOW)
+    }
+    return SweepRecord(
+        name=info.run_name,
+        run_id=info.run_id,
+        experiment=client.get_experiment(info.experiment_id).name,
+        artifact_uri=info.artifact_uri,
+        status=info.status,
+        started=info.start_time / 1000,
+        ended=info.end_time / 1000 if info.end_time else None,
+        params=parent.data.params | present,
+        axes=[axis for axis in tags.get(names.SWEEP_AXES, "").split() if any(axis in r.fields for r in runs)],
+        runs=runs,
+        absent=[
+            AbsentRun(
+                run.info.run_name, run.data.tags.get(names.SETTING, ""), run.info.status,
+                run.data.tags.get(names.FAILURE_REASON, ""),
+            )
+            for run in children
+            if not _began(run)
+        ],
+        classifiers=_classifiers(children),
+        commit=tags.get(compat.GIT_COMMIT_TAG, ""),
+        namesakes=namesakes,
+    )  # fmt: skip
+
+
+def _began(run: Run) -> bool:
+    """Whether the run has its config in its params, and a seed that makes sense."""
+    seed = run.data.params.get("seed", "")
+    return seed.isdecimal() and len(seed) < 20 and names.SETTING in run.data.tags
+
+
+def _record(run: Run, points: Mapping[tuple[str, str], Mapping[int, float]]) -> RunRecord:
+    info, tags = run.info, run.data.tags
+    return RunRecord(
+        name=info.run_name,
+        run_id=info.run_id,
+        status=info.status,
+        setting=tags[names.SETTING],
+        seed=int(run.data.params["seed"]),
+        fields={name: value for name, value in run.data.params.items() if name != "seed"},
+        history={key: points[info.run_id, key] for key in HISTORIES if (info.run_id, key) in points},
+        metrics=run.data.metrics,
+        health=tags.get(names.HEALTH, ""),
+        health_reason=tags.get(names.HEALTH_REASON, ""),
+        failure=tags.get(names.FAILURE_REASON, ""),
+        artifact_uri=info.artifact_uri,
+        commits=commits(tags),
+    )
+
+
+def read_histories(
+    client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]
+) -> dict[tuple[str, str], dict[int, float]]:
+    """Every point of these metrics: (run id, metric) → step → value, in the order of the steps.
+
+    Of two points with one step the later counts.
+    """
+    # A server is asked for one metric of one run at a time, several at once. A database answers for all runs
+    # together in a third of the time that takes (benchmarks/report.py).
+    read = ask_server if client.tracking_uri.startswith("http") else ask_database
+    found: dict[tuple[str, str], list[Metric]] = {}
+    for run_id, point in read(client, run_ids, metrics):
+        found.setdefault((run_id, point.key), []).append(point)
+    return {
+        key: {point.step: point.value for point in sorted(points, key=lambda at: (at.step, at.timestamp))}
+        for key, points in found.items()
+    }
+
+
+def ask_database(
+    client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]
+) -> Iterator[tuple[str, Metric]]:
+    """The run id and each point, from a store that is a database."""
+    store = compat.open_database(client.tracking_uri)
+    for start in range(0, len(run_ids), ENTITY_LIMIT):
+        for metric in metrics:
+            for point in store.get_metric_history_bulk(
+                run_ids[start : start + ENTITY_LIMIT], metric, MOST_POINTS
+            ):
+                yield point.run_id, point
+
+
+def ask_server(
+    client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]
+) -> Iterator[tuple[str, Metric]]:
+    """The run id and each point, from any store, by MLflow's public client."""
+    asked = [(run_id, metric) for run_id in run_ids for metric in metrics]
+    with ThreadPoolExecutor(8) as threads:
+        answers = threads.map(lambda what: client.get_metric_history(*what), asked)
+        for (run_id, _), points in zip(asked, answers, strict=True):
+            for point in points:
+                yield run_id, point
+
+
+def _classifiers(runs: Sequence[Run]) -> list[Classifier]:
+    """The classifiers of the runs' scores, each once; scores of one of them can be compared."""
+    found: dict[tuple[str, int], Classifier] = {}
+    for run in runs:
+        tags = run.data.tags
+        if names.CLASSIFIER in tags and names.FD in run.data.metrics:
+            sha256 = tags[names.CLASSIFIER]
+            images = _number(tags.get(names.EVALUATION_IMAGES))
+            count = int(images) if math.isfinite(images) else 0
+            bounds = (_scores(tags.get(name)) for name in (names.REAL_BASELINE, names.UNTRAINED_BASELINE))
+            accuracy = _number(tags.get(names.CLASSIFIER_ACCURACY))
+            found.setdefault((sha256, count), Classifier(sha256, accuracy, count, *bounds))
+    return list(found.values())
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def _scores(text: str | None) -> dict[str, float]:
+    """A JSON object of scores; empty if it is none: the scores are then not shown."""
+    try:
+        return {name: float(value) for name, value in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}

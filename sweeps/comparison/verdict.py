@@ -1,219 +1,226 @@
-"""Which setting to use, and how sure one can be: a few sentences made from the numbers."""
+"""Which setting to use, how sure one can be, how fair the comparison is: names and numbers, no sentences."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from sweeps.comparison.cells import Cell, Comparison, Contrast
-from sweeps.comparison.records import FD, RunRecord, SweepRecord
-from sweeps.comparison.statistics import MOST_SEEDS
-from sweeps.comparison.words import counted, interval, number, p_clause, setting, some, with_interval
+from gan_core import metric_names as names
+from gan_core import rng
+from sweeps.comparison.compare import Comparison, Contrast
+from sweeps.comparison.records import FINISHED, SweepRecord
 
 SEEDS_TO_BEGIN_WITH = 5
+MOST_NEEDED = 4  # tied settings of which it is said how many seeds they would need
 
-Surety = Literal["told apart", "a tie", "no verdict"]
+Kind = Literal[
+    "nothing finished", "several classifiers", "not scored", "nothing usable", "one setting", "one seed",
+    "no seeds in common", "tie", "apart",
+]  # fmt: skip
+State = Literal["failed", "interrupted", "running", "not begun"]
+STATES: dict[str, State] = {"FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running"}
+
+
+@dataclass(frozen=True)
+class Cautions:
+    """What a reader must not overlook."""
+
+    best_is_unsound: bool = False
+    broken: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)  # health → setting, runs, of
+    left_out: dict[State, list[str]] = field(default_factory=dict)  # names of runs that are not counted
+    flattered: list[str] = field(default_factory=list)  # settings of which a run failed: the others count
+    unscored: list[str] = field(default_factory=list)  # finished runs without a Fréchet distance
+    epochs: list[int] = field(default_factory=list)  # lengths of the runs, where they differ and are no axis
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return self != Cautions()
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What one look at the page must give."""
 
-    surety: Surety
-    headline: str
-    reasons: list[str]  # why, with the numbers
-    cautions: list[str]  # what the reader must not overlook
+    kind: Kind
+    cautions: Cautions
+    seeds_to_ask_for: Sequence[int] = ()  # where one seed was not enough
+    needed: Sequence[tuple[str, int | None]] = ()  # tied setting → seeds to tell it apart; None: too many
+
+    @property
+    def sure(self) -> Literal["told apart", "a tie", "no verdict"]:
+        """How sure it is."""
+        return "told apart" if self.kind == "apart" else "a tie" if self.kind == "tie" else "no verdict"
 
 
-class Judgement(NamedTuple):
-    """The verdict but for its cautions."""
-
-    surety: Surety
-    headline: str
-    reasons: list[str]
-
-
-def give_verdict(record: SweepRecord, comparison: Comparison) -> Verdict:
-    """The verdict on a sweep; it says so where there can be none."""
-    return Verdict(*_judge(record, comparison), [*_health(comparison), *_missing(record, comparison)])
-
-
-def _judge(record: SweepRecord, comparison: Comparison) -> Judgement:
-    best = comparison.best
-    if len(record.classifiers) > 1 or best is None:
-        return _unscored_sweep(record, comparison)
-    if not any(cell.sound for cell in comparison.cells):
-        return Judgement(
-            "no verdict",
-            "Use none of these: no run drew usable digits.",
-            [f"Least bad by Fréchet distance: {_described(record, best)}."],
-        )
-    if not comparison.contrasts:
-        return Judgement(
-            "no verdict",
-            "No verdict: there is one cell, and nothing to compare it with.",
-            [f"It is {_described(record, best)}."],
-        )
-    if len(comparison.untested) == len(comparison.contrasts):
-        return _one_seed(record, comparison, best)
-    return _tested(record, comparison, best)
-
-
-def _unscored_sweep(record: SweepRecord, comparison: Comparison) -> Judgement:
-    if not any(cell.finished for cell in comparison.cells):
-        return Judgement("no verdict", "No verdict: no run has finished.", [])
-    if len(record.classifiers) > 1:
-        return Judgement(
-            "no verdict",
-            "No verdict: the scores come from different classifiers.",
-            [
-                f"{counted(len(record.classifiers), 'classifier')} scored these runs, or one classifier on different "
-                "numbers of images. Such scores cannot be compared, so none is shown."
-            ],
-        )
-    return Judgement(
-        "no verdict",
-        "No verdict: the quality of the images was not measured.",
-        [
-            "Without a score of the images, with its real_baseline and untrained_baseline, nothing here says which setting is "
-            "better: a low loss is no good image. The losses and the pictures are below."
-        ],
+def give_verdict(comparison: Comparison) -> Verdict:
+    """The verdict on a sweep; its kind says so where there can be none."""
+    seeds = len(comparison.record.seeds)
+    return Verdict(
+        _kind(comparison),
+        _cautions(comparison),
+        range(max(SEEDS_TO_BEGIN_WITH, seeds + 1)),
+        [(each.setting.name, _needed(each)) for each in comparison.tied[:MOST_NEEDED]],
     )
 
 
-def _one_seed(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgement:
-    following = comparison.contrasts[0].cell
-    seeds = " ".join(map(str, range(max(SEEDS_TO_BEGIN_WITH, len(record.seeds) + 1))))
-    return Judgement(
-        "no verdict",
-        f"No verdict: one seed cannot tell a better setting from a luckier one. It looks like {best.name}.",
-        [
-            f"At this seed {_described(record, best)}, is ahead of {following.name} "
-            f"({number(following.scores[FD].mean)}). The order of cells that lie near each other may well "
-            f"be "
-            f"chance.",
-            f"For a verdict give the grid more seeds, such as --seeds {seeds}.",
-        ],
-    )
+def _kind(comparison: Comparison) -> Kind:
+    """The first that applies."""
+    settings, one_seed = comparison.settings, len(comparison.record.seeds) == 1
+    all_untested = len(comparison.untested) == len(comparison.contrasts)
+    kinds: list[tuple[bool, Kind]] = [
+        (not any(setting.finished for setting in settings), "nothing finished"),
+        (len(comparison.record.classifiers) > 1, "several classifiers"),
+        (comparison.best is None, "not scored"),
+        (not any(setting.usable for setting in settings), "nothing usable"),
+        (not comparison.contrasts, "one setting"),
+        (all_untested, "one seed" if one_seed else "no seeds in common"),
+        (bool(comparison.tied), "tie"),
+    ]
+    return next((kind for applies, kind in kinds if applies), "apart")
 
 
-def _tested(record: SweepRecord, comparison: Comparison, best: Cell) -> Judgement:
-    tied, contrasts = comparison.tied, comparison.contrasts
-    seeds = counted(best.scores[FD].n, "seed")
-    reasons = [f"Best by Fréchet distance: {_described(record, best)}.", _nearest(contrasts)]
-    if tied:
-        names = [contrast.cell.name for contrast in tied]
-        headline = (
-            f"{best.name} leads, but with {seeds} it is not distinguishable from {some(names, 3)}: "
-            f"use {'either' if len(tied) == 1 else 'any of these'}."
-        )
-        reasons.append(_needed(tied, len(contrasts) - len(comparison.untested)))
-        if apart := [contrast.cell.name for contrast in contrasts if contrast.told_apart]:
-            reasons.append(f"The seeds do tell it from {some(apart)}.")
-    else:
-        every = "every cell that could be tested" if comparison.untested else "every other cell"
-        headline = f"Use {best.name}: the seeds tell it from {every}."
-    if comparison.untested:
-        names = [contrast.cell.name for contrast in comparison.untested]
-        reasons.append(f"Fewer than two seeds in common with it, so not tested: {some(names)}.")
-    if len(contrasts) > 1:
-        reasons.append(
-            f"To pick the best of {len(contrasts) + 1} cells by the very seeds that it is then tested on is "
-            "optimistic: expect it to do a little worse, and its lead to be a little smaller, on new seeds."
-        )
-    return Judgement("a tie" if tied else "told apart", headline, reasons)
+def _needed(contrast: Contrast) -> int | None:
+    # A difference just missed can ask for no more seeds than there were: it takes one more at least.
+    needed = contrast.seeds_needed
+    return None if needed is None else max(needed, contrast.ratio.n + 1)
 
 
-def _described(record: SweepRecord, cell: Cell) -> str:
-    classifier = record.classifiers[0]
-    fd = cell.scores[FD]
-    mean = f", geometric mean of {counted(fd.n, 'seed')}" if fd.n > 1 else ""
-    return (
-        f"{cell.name} ({setting(cell.optimizer, cell.learning_rate, cell.z_dim)}) with {with_interval(fd)}"
-        f"{mean}, where real images have {number(classifier.real_baseline[FD])} and an untrained G "
-        f"{number(classifier.untrained_baseline[FD])}"
-    )
-
-
-def _nearest(contrasts: Sequence[Contrast]) -> str:
-    first = contrasts[0]
-    following = f"The next, {first.cell.name}, has {number(first.cell.scores[FD].mean)}"
-    if not first.tested:
-        return f"{following}; it shares fewer than two seeds with the best and cannot be tested against it."
-    tests = sum(contrast.tested for contrast in contrasts)
-    holms = f", {p_clause(first.p_corrected)}" + (
-        f" after Holm's correction for {tests} comparisons" if tests > 1 else ""
-    )
-    told = "the seeds tell the two apart" if first.told_apart else "the seeds cannot tell the two apart"
-    return (
-        f"{following}: {number(first.ratio.mean)} times as much, paired by seed "
-        f"(95 % interval {interval(first.ratio)}{holms}); {told}."
-    )
-
-
-def _needed(tied: Sequence[Contrast], comparisons: int) -> str:
-    """How many seeds would tell the tied ones from the best."""
-    parts = []
-    for contrast in tied[:4]:
-        # To find by luck what the power asks for does not make the seeds that were there too many.
-        needed = contrast.seeds_needed and max(contrast.seeds_needed, contrast.ratio.n + 1)
-        parts.append(
-            f"{contrast.cell.name} about {needed}"
-            if needed
-            else f"{contrast.cell.name} more than {MOST_SEEDS:,}: take the two for equal"
-        )
-    share = " shared among the comparisons" if comparisons > 1 else ""
-    return (
-        f"Seeds that would be needed to tell it apart, if the differences seen are the true ones "
-        f"(paired t-test, 80 % power at 5 %{share}): {'; '.join(parts)}."
-    )
-
-
-def _health(comparison: Comparison) -> list[str]:
-    """The cells whose runs came to nothing, by what became of them."""
-    broken: dict[str, list[str]] = {}
-    for cell in comparison.cells:
-        finished = len(cell.finished)
-        for health, count in cell.health.items():
+def _cautions(comparison: Comparison) -> Cautions:
+    record, settings, best = comparison.record, comparison.settings, comparison.best
+    broken: dict[str, list[tuple[str, int, int]]] = {}
+    for setting in settings:
+        for health, runs in setting.health.items():
             if health not in ("ok", ""):
-                share = "" if count == finished else f" ({count} of {finished} runs)"
-                broken.setdefault(health, []).append(cell.name + share)
-    lines = [f"{health.capitalize()}: {some(names, 8)}." for health, names in broken.items()]
-    best = comparison.best
-    if best and best.health and not set(best.health) <= {"ok", ""}:
-        lines.insert(0, f"The best cell by Fréchet distance, {best.name}, has runs that are not sound.")
-    return lines
-
-
-def _missing(record: SweepRecord, comparison: Comparison) -> list[str]:
-    """The runs that are not counted, and why."""
-    left_out: dict[str, list[str]] = {}
-    for name, status in [(run.name, run.status) for run in record.runs] + [
-        (run.name, run.status) for run in record.absent
-    ]:
-        if status != "FINISHED":
-            left_out.setdefault(_state(status), []).append(name)
-    lines = [
-        f"{state}, not counted: {some(names, 8)} ({counted(len(names), 'run')})."
-        for state, names in left_out.items()
-    ]
-    failed = Counter(run.cell for run in record.runs if run.status == "FAILED")
-    lines += [
-        f"The scores of {cell.name} are of the runs that did not fail, which flatters it."
-        for cell in comparison.cells
-        if failed[cell.name] and cell.finished
-    ]
-    if FD not in comparison.scores:
-        return lines
-    unscored = [run.name for run in record.runs if run.status == "FINISHED" and _unscored(run)]
-    return [*lines, *([f"Finished without a Fréchet distance: {some(unscored, 8)}."] if unscored else [])]
-
-
-def _unscored(run: RunRecord) -> bool:
-    return run.score(FD) is None
-
-
-def _state(status: str) -> str:
-    return {"FAILED": "Failed", "KILLED": "Interrupted", "RUNNING": "Still running"}.get(
-        status, "Not begun yet"
+                broken.setdefault(health, []).append((setting.name, runs, len(setting.finished)))
+    left_out: dict[State, list[str]] = {}
+    everything = [(run.name, run.status) for run in record.runs]
+    for name, status in everything + [(run.name, run.status) for run in record.absent]:
+        if status != FINISHED:
+            left_out.setdefault(STATES.get(status, "not begun"), []).append(name)
+    lengths = sorted({run.epochs for setting in settings for run in setting.finished})
+    return Cautions(
+        best_is_unsound=bool(best and best.unsound),
+        broken=broken,
+        left_out=left_out,
+        flattered=[
+            setting.name
+            for setting in settings
+            if setting.finished and any(run.status == "FAILED" for run in setting.runs)
+        ],
+        unscored=[
+            run.name
+            for setting in settings
+            for run in setting.finished
+            if names.FD in comparison.scores and run.score(names.FD) is None
+        ],
+        epochs=lengths if len(lengths) > 1 and "epochs" not in comparison.axes else [],
     )
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Random streams that runs share which agree in `fields`, whatever else differs."""
+
+    streams: list[str]
+    seed: bool  # whether the runs must have one seed
+    fields: tuple[str, ...]  # of those that differ in this sweep
+
+
+@dataclass(frozen=True)
+class Confounded:
+    """A field whose values depend on an axis: a difference along the axis may be one of the field."""
+
+    field: str
+    axis: str
+    values: list[tuple[str, list[str]]]  # axis value → the field's values
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """How far the runs can be compared."""
+
+    shared: list[Shared]
+    fixed: list[tuple[str, str]]  # field, value: the same in all runs
+    derived: list[Confounded]  # fields that are no axes
+    uneven: list[Confounded]  # axes with other values for each value of another axis
+    unexplained: list[tuple[str, list[str]]]  # fields that differ, and that no axis explains
+    choices: list[tuple[str, list[tuple[str, int]]]]  # axis → value, number of settings: where they differ
+
+
+def random_streams(record: SweepRecord) -> dict[str, frozenset[str]]:
+    """Of each random stream the fields that it depends on; empty for networks of another version."""
+    networks = {run.fields.get("network", "") for run in record.runs}
+    try:
+        return {
+            name: frozenset[str]().union(*(rng.depends_on(name, network) for network in networks))
+            for name in rng.STREAMS
+        }
+    except (KeyError, AttributeError):
+        return {}
+
+
+def held_equal(comparison: Comparison, streams: Mapping[str, Collection[str]]) -> Fairness:
+    """Compare the configs of all runs. `streams`: of each random stream the fields that it depends on."""
+    runs = [run for setting in comparison.settings for run in setting.runs]
+    fields = sorted({field for run in runs for field in run.fields})
+    values = {field: list(dict.fromkeys(run.fields.get(field, "") for run in runs)) for field in fields}
+    differing = [field for field in values if len(values[field]) > 1]
+    axes = [axis for axis in comparison.axes if axis in differing]
+    loose = [field for field in differing if field not in axes]
+    derived = {field: _explained(field, axes, comparison) for field in loose}
+    choices = {axis: _choices(axis, comparison) for axis in comparison.at_best}
+    return Fairness(
+        shared=_shared(streams, differing),
+        fixed=[(field, values[field][0]) for field in values if field not in differing],
+        derived=[found for found in derived.values() if found],
+        uneven=_uneven(axes, comparison),
+        unexplained=[(field, values[field]) for field, found in derived.items() if not found],
+        choices=[(axis, counts) for axis, counts in choices.items() if len({n for _, n in counts}) > 1],
+    )
+
+
+def _shared(streams: Mapping[str, Collection[str]], differing: Sequence[str]) -> list[Shared]:
+    """The streams by what runs must agree in to share them, those that most runs share first."""
+    groups: dict[tuple[bool, tuple[str, ...]], list[str]] = {}
+    for stream, fields in streams.items():
+        groups.setdefault(("seed" in fields, tuple(f for f in differing if f in fields)), []).append(stream)
+    ranked = sorted(groups.items(), key=lambda group: len(group[0][1]))
+    return [Shared(names, seed, fields) for (seed, fields), names in ranked]
+
+
+def _explained(field: str, axes: Sequence[str], comparison: Comparison) -> Confounded | None:
+    """The first axis of which each value means one value of the field; None if there is no such axis."""
+    for axis in axes:
+        found = _by_value(field, axis, comparison)
+        if all(len(values) == 1 for _, values in found):
+            return Confounded(field, axis, found)
+    return None
+
+
+def _uneven(axes: Sequence[str], comparison: Comparison) -> list[Confounded]:
+    """Each axis whose values are not the same for all values of an axis before it."""
+    uneven = []
+    for place, later in enumerate(axes):
+        for axis in axes[:place]:
+            found = _by_value(later, axis, comparison)
+            if len({tuple(values) for _, values in found}) > 1:
+                uneven.append(Confounded(later, axis, found))
+    return uneven
+
+
+def _by_value(field: str, axis: str, comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """The values that a field has in runs, by the axis's value."""
+    found: dict[str, dict[str, None]] = {value: {} for value in comparison.axes[axis]}
+    for setting in comparison.order(comparison.settings):
+        for run in setting.runs:
+            found[setting.values[axis]][run.fields.get(field, "")] = None
+    order = comparison.axes.get(field, ())
+    return [
+        (value, sorted(values, key=order.index) if order else list(values)) for value, values in found.items()
+    ]
+
+
+def _choices(axis: str, comparison: Comparison) -> list[tuple[str, int]]:
+    counts = Counter(setting.values[axis] for setting in comparison.settings)
+    return [(value, counts[value]) for value in comparison.axes[axis]]

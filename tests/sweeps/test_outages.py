@@ -28,7 +28,7 @@ from gan_core.errors import UserError
 from gan_core.events import EpochEnd
 from gan_core.tracking.store import prepare_store
 from gan_core.training import train
-from sweeps.folders import report_folder
+from sweeps.report import report_folder
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 OUTAGE = 60.0  # seconds

@@ -14,7 +14,9 @@ from gan_core.locks import lock_tag
 from gan_core.metric_names import LOCK
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.reading import read_record
+from sweeps.comparison.compare import compare
+from sweeps.comparison.records import read_sweep
+from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 from sweeps.grid import Grid
 from sweeps.plan import Plan
 from sweeps.resume import Step, SweepState, describe_state, look_up, sweep_state
@@ -230,8 +232,13 @@ def test_no_tag_in_the_store_breaks_what_reads_it(client, experiment, plan, fini
     except UserError as refusal:
         assert "with other settings" in str(refusal) or "in another format" in str(refusal)
     settle_stale(client, experiment, tmp_path / "checkpoints")
-    record = read_record(client, client.get_run(finished[0]), "grid")
-    assert record.run_id == finished[0]
+    try:
+        comparison = compare(read_sweep(client, client.get_run(finished[0])))
+    except UserError as refusal:
+        assert "recorded by another version" in str(refusal)
+    else:
+        assert comparison.record.run_id == finished[0]
+        give_verdict(comparison), held_equal(comparison, random_streams(comparison.record))
 
 
 def digest(folder):

@@ -74,7 +74,7 @@ def in_own_process(command, uri):
     return run
 
 
-def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, rows):
+def test_the_generator_of_the_least_distance_is_registered_once(client, sweep, add_run, rows):
     add_run(0, 300.0)
     best = add_run(1, 200.0)
     add_run(2, 100.0, status="FAILED")
@@ -82,7 +82,7 @@ def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, r
     add_run(4, None)
     made = register_best(client, sweep, "digits")
     assert str(made) == (
-        "digits version 1: the generator of sgd_z7_s1, of least fd (200.0) among 2 finished runs"
+        "digits version 1: the generator of sgd_z7_s1, with the least Fréchet distance (200.0) of 2 finished runs"
     )
     there = client.get_model_version("digits", "1")
     config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=1)
@@ -95,14 +95,14 @@ def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, r
 
     again = register_best(client, sweep, "digits")
     assert (again.version, again.new) == ("1", False)
-    assert "digits version 1, there already" in str(again)
+    assert "digits version 1, registered before" in str(again)
     assert len(client.search_model_versions("name = 'digits'")) == 1
     assert before == (rows("SELECT count(*) FROM logged_models"), rows("SELECT end_time, status FROM runs"))
 
     add_run(5, 50.0, health="mode-collapsed")
     better = register_best(client, sweep, "digits")
     assert (better.version, better.new) == ("2", True)
-    assert str(better).endswith("among 3 finished runs; mind its health: mode-collapsed")
+    assert str(better).endswith("of 3 finished runs; its health: mode-collapsed")
     assert register_best(client, sweep, "other").version == "1"
 
 
@@ -114,7 +114,7 @@ def test_without_a_score_that_counts_none_is_the_best(client, sweep, add_run):
         register_best(client, sweep, "digits")
     add_run(1, 5.0)
     add_run(2, 5.0, classifier="cd")
-    with pytest.raises(UserError, match=r"different classifiers"):
+    with pytest.raises(UserError, match=r"with different classifiers"):
         register_best(client, sweep, "digits")
     assert not client.search_registered_models()
 
@@ -190,11 +190,11 @@ def test_the_command_registers_and_mlflow_serves(command, uri, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
     (line,) = re.findall(r"^Model: +(.*)$", first.stdout, re.MULTILINE)
     (run, fd) = re.fullmatch(
-        r"best\.digits version 1: the generator of (\w+), of least fd \(([\d.]+)\) among 2 finished runs"
-        r"(?:; mind its health: [\w-]+)?",
+        r"best\.digits version 1: the generator of (\w+), with the least Fréchet distance \(([\d.]+)\) of 2 finished runs"
+        r"(?:; its health: [\w-]+)?",
         line,
     ).groups()
-    assert "best.digits version 1, there already" in again.stdout
+    assert "best.digits version 1, registered before" in again.stdout
 
     client = MlflowClient(uri)
     run_id = client.get_model_version("best.digits", "1").run_id

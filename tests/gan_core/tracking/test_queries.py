@@ -69,7 +69,7 @@ def test_what_a_live_process_trains_is_left_alone(client, experiment, places, ma
         assert settle_stale(client, experiment, places, ours=tag) == ["a"]
 
 
-def test_another_folders_runs_are_not_judged_but_a_moved_folders_are(
+def test_another_folders_runs_are_left_alone_but_a_moved_folders_are_not(
     client, experiment, places, make, tmp_path
 ):
     run_id = make(tag=lock_tag(places, LOCK_FILE))
@@ -79,14 +79,6 @@ def test_another_folders_runs_are_not_judged_but_a_moved_folders_are(
     assert status(client, run_id) == "RUNNING"
     shutil.move(places, tmp_path / "moved")
     assert settle_stale(client, experiment, tmp_path / "moved") == ["a"]
-
-
-def test_a_folder_is_given_one_identity_by_many(places, at_once, tmp_path):
-    setup = f"from pathlib import Path\nfrom gan_core.locks import lock_tag\nhere = Path({str(tmp_path)!r})"
-    at_once(12, setup, "(here / str(number)).write_text(lock_tag(here / 'new', 'x'))")
-    assert len({(tmp_path / str(number)).read_text() for number in range(12)}) == 1
-    (tmp_path / "new" / "identity").write_bytes(b"\x00")  # a power cut's, say
-    assert lock_tag(tmp_path / "new", "x") == lock_tag(tmp_path / "new", "x")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ def artifacts(uri, run_id, folder):
     return Path(MlflowClient(uri).download_artifacts(run_id, "", str(folder)))
 
 
-@pytest.mark.slow
 def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     """Run from another folder, and counted row by row."""
     (tmp_path / "elsewhere").mkdir()
@@ -150,8 +149,9 @@ class Started:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "terminal"])
+@pytest.mark.parametrize(
+    "how", ["SIGINT", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "terminal"))]
+)
 def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
     words = (
         *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri,

@@ -286,7 +286,6 @@ def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     assert "3/3 runs done" in out
 
 
-@pytest.mark.slow
 def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     done = command(
         RUN_GRID, "--dry-run", "--z-dims", 20, 20, 50, "--tracking-uri", tmp_path / "new.db",
@@ -373,15 +372,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_bad_input_as_a_process(command, tmp_path):
-    done = command(RUN_GRID, "--z-dims", 0, "--tracking-uri", tmp_path / "new.db")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "run_grid.py: z_dim should be greater than or equal to 1, got 0\n"
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
 def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(command, tmp_path):
     done = command(
         RUN_GRID,

@@ -355,7 +355,7 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
-    from gan_core.cli import run_command
+    from gan_core.cli import exit_code
     from sweeps.run_grid import main
 
     monkeypatch.chdir(tmp_path)
@@ -363,9 +363,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, mon
         words = [*words, "--tracking-uri", "new.db"]
     if "--data-dir" not in words:
         words = [*words, "--data-dir", "data"]
-    with pytest.raises(SystemExit) as end:
-        run_command("run_grid.py", lambda: main([*words, "--dry-run"] if not said else words))
-    assert end.value.code == (2 if said else 0)
+    code = exit_code("run_grid.py", lambda: main([*words, "--dry-run"] if not said else words))
+    assert code == (2 if said else 0)
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) == bool(said)

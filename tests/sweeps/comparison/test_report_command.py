@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
+from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
 
-from gan_core.cli import run_command
+from gan_core.cli import exit_code
 from gan_core.config import RunConfig
 from gan_core.evaluation.scores import SCORES
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
 from sweeps.report import main, make_report
 
 EPOCHS = 4
@@ -77,9 +77,7 @@ def log_sweep(uri, folder, name, seeds=(0, 1, 2), experiment="gan-grid"):
 
 
 def run(*words):
-    with pytest.raises(SystemExit) as end:
-        run_command("report.py", lambda: main([str(word) for word in words]))
-    return end.value.code
+    return exit_code("report.py", lambda: main([str(word) for word in words]))
 
 
 def test_the_report_of_a_store(uri, tmp_path, capsys, monkeypatch):

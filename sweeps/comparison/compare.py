@@ -180,7 +180,7 @@ def compare(record: SweepRecord) -> Comparison:
     return Comparison(record, axes, settings, contrasts, shown, at_best)
 
 
-def fd_matrix(settings: Sequence[Setting], metric: str = names.FD) -> Matrix:
+def score_matrix(settings: Sequence[Setting], metric: str = names.FD) -> Matrix:
     """The scores of the finished runs, seeds × settings; nan where there is none."""
     seeds = sorted({run.seed for setting in settings for run in setting.runs})
     scores = np.full((len(seeds), len(settings)), math.nan)
@@ -249,7 +249,7 @@ def _estimate(score: str, values: Sequence[float]) -> Estimate:
 
 def _contrasts(first: Setting, others: Sequence[Setting]) -> list[Contrast]:
     """Each other setting against the first: paired t-tests of log fd, corrected for their number."""
-    tests = [test(np.log(fd_matrix([other, first])), difference) for other in others]
+    tests = [test(np.log(score_matrix([other, first])), difference) for other in others]
     level = LEVEL / max(1, sum(each.estimate.n > 1 for each in tests))
     corrected = holm([each.p for each in tests])
     return [

@@ -24,7 +24,7 @@ from sweeps.plan import Plan, locked
 from sweeps.ray_session import ray_session, set_ray_environment
 from sweeps.runs import begin_sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray in this process")]
 
 
 @pytest.fixture(scope="module", autouse=True)

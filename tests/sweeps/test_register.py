@@ -12,6 +12,7 @@ import torch
 from mlflow.entities import Metric, Param
 from mlflow.models import Model
 
+from gan_core.architectures import NETWORKS
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.metric_names import GENERATOR_FILE, PARENT
@@ -42,8 +43,8 @@ def sweep(client, uri):
 def add_run(client, sweep, tmp_path):
     """A run of the sweep, ended, with its generator; its id."""
 
-    def add(seed, fd, status="FINISHED", classifier="ab", health="ok"):
-        config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=seed)
+    def add(seed, fd, status="FINISHED", classifier="ab", health="ok", network="mlp"):
+        config = RunConfig(dataset="digits", network=network, z_dim=Z_DIM, hidden_dim=8, seed=seed)
         tags = {
             PARENT: sweep.parent_id,
             "quality.classifier": classifier,
@@ -116,6 +117,15 @@ def test_without_a_score_that_counts_none_is_the_best(client, sweep, add_run):
     with pytest.raises(UserError, match=r"with different classifiers"):
         register_best(client, sweep, "digits")
     assert not client.search_registered_models()
+
+
+def test_a_generator_that_the_served_code_does_not_compute_is_refused(client, sweep, add_run, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
+    add_run(0, 12.0, network="another")
+    with pytest.raises(UserError, match=r"of the network mlp can be registered .*, sgd_z7_s0 has another"):
+        register_best(client, sweep, "digits-g")
+    assert not client.search_registered_models()
+    assert not client.search_logged_models([sweep.experiment_id])
 
 
 def test_what_is_saved_says_all_that_is_needed_to_use_it(client, sweep, add_run):

@@ -31,7 +31,6 @@ def artifacts(uri, run_id, folder):
     return Path(MlflowClient(uri).download_artifacts(run_id, "", str(folder)))
 
 
-@pytest.mark.slow
 def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     """Run from another folder, and counted row by row."""
     (tmp_path / "elsewhere").mkdir()
@@ -150,8 +149,9 @@ class Started:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "terminal"])
+@pytest.mark.parametrize(
+    "how", ["SIGINT", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "terminal"))]
+)
 def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
     words = (
         *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri,
@@ -286,7 +286,6 @@ def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     assert "3/3 runs done" in out
 
 
-@pytest.mark.slow
 def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     done = command(
         RUN_GRID, "--dry-run", "--z-dims", 20, 20, 50, "--tracking-uri", tmp_path / "new.db",
@@ -373,15 +372,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_bad_input_as_a_process(command, tmp_path):
-    done = command(RUN_GRID, "--z-dims", 0, "--tracking-uri", tmp_path / "new.db")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "run_grid.py: z_dim should be greater than or equal to 1, got 0\n"
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
 def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(command, tmp_path):
     done = command(
         RUN_GRID,

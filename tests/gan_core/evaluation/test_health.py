@@ -142,9 +142,10 @@ def beside(value: float, towards: float) -> float:
     return float(np.nextafter(np.float32(value), np.float32(towards)))
 
 
-def pinned_mean(loss: float, name: str = "discriminator") -> Run:
+def pinned_mean(loss: float, name: str = "discriminator", since: int = 2, until: int = 4) -> Run:
     run = Run()
-    run.set_from(2, **{f"loss__{name}": loss})
+    run.set_from(since, **{f"loss__{name}": loss})
+    run.set_from(until + 1, **{f"loss__{name}": 0.9})
     return run
 
 
@@ -182,6 +183,8 @@ def share(of_class_3: float) -> Evaluation:
             (pinned_mean(beside(50.0, UP), name), GOOD, "collapsed")
             for name in ("discriminator", "generator")
         ),
+        (pinned_mean(99.0, since=4), GOOD, "collapsed"),
+        (pinned_mean(99.0, until=3), GOOD, "ok"),
         (pinned_tail(50.0, 100), GOOD, "ok"),
         (pinned_tail(beside(50.0, UP), 100), GOOD, "collapsed"),
         (pinned_tail(100.0, 4), GOOD, "ok"),
@@ -225,8 +228,10 @@ def test_each_diagnosis_names_its_evidence():
         "no gradient is left",
         4,
     )
-    assert frozen(0.0).diagnosis() == Diagnosis(
-        "collapsed", "no step changes a loss since epoch 3: 0.95 of D, 1.6 of G throughout", 3
+    still = frozen(0.0)
+    still.set_from(3, loss__discriminator=0.9, loss__generator=1.5)
+    assert still.diagnosis() == Diagnosis(
+        "collapsed", "no step changes a loss since epoch 3: 0.9 of D, 1.5 of G throughout", 3
     )
     assert Run(spread=0.0003).diagnosis() == Diagnosis(
         "collapsed",

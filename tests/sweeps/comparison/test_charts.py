@@ -1,41 +1,45 @@
+import itertools
+
 import pytest
 
-from sweeps.comparison.cells import compare
-from sweeps.comparison.charts import line_looks
+from sweeps.comparison.charts import COLOURS, STYLES, lines_of
+from sweeps.comparison.compare import compare
 
 
-def looks_of(made_up, runs):
-    """Colour and style, by the cell's name."""
-    cells = compare(made_up.sweep(runs)).cells
-    return dict(zip([cell.name for cell in cells], line_looks(cells), strict=True))
+def looks(made_up, axes, few=None):
+    """Colour and style, by the axes' values."""
+    runs = [
+        made_up.run(0, axes=axes, **dict(zip(axes, each, strict=True))) for each in itertools.product(*axes.values())
+    ]
+    comparison = compare(made_up.sweep(runs, axes=tuple(axes)))
+    settings = comparison.settings[:few]
+    lines = lines_of(settings, comparison)
+    assert [line.label for line in lines] == [setting.name for setting in settings]
+    return {
+        tuple(setting.values.values()): (line.colour, line.style)
+        for setting, line in zip(settings, lines, strict=True)
+    }
 
 
 @pytest.mark.parametrize(
-    ("rates", "z_dims"),
-    [((None,), (20, 50, 100, 200)), ((0.01, 0.03, 0.1, 0.3), (100,)), ((0.01, 0.1), (20, 50)),
-     ((0.01, 0.03, 0.1), (20, 50, 100, 200)), ((0.1,), range(1, 9))],
+    "axes",
+    [{"optimizer": ["sgd", "adam"], "z_dim": [20, 50, 100, 200]}, {"z_dim": list(range(1, 13))},
+     {"batch_size": [16, 32, 64], "hidden_dim": [8, 16], "z_dim": [2, 3, 4, 5]},
+     {"batch_size": [16, 32, 64, 128, 256], "hidden_dim": [8, 16, 32, 64, 128]}],
 )  # fmt: skip
-def test_no_two_cells_look_alike(made_up, rates, z_dims):
-    runs = [
-        made_up.run(optimizer, z, 0, rate=rate)
-        for optimizer in ("sgd", "adam")
-        for rate in rates
-        for z in z_dims
-    ]
-    looks = looks_of(made_up, runs)
-    assert len(set(looks.values())) == len(looks) == len(runs)
+def test_no_two_of_the_lines_of_a_chart_look_alike(made_up, axes):
+    found = looks(made_up, axes, few=24)
+    assert len(set(found.values())) == len(found)
 
 
-def test_a_colour_says_z_dim_or_else_the_place_of_the_rate(made_up):
-    looks = looks_of(made_up, [made_up.run(optimizer, z) for optimizer in ("sgd", "adam") for z in (20, 50)])
-    assert looks["sgd_z20"][0] == looks["adam_z20"][0] != looks["sgd_z50"][0] == looks["adam_z50"][0]
-    assert looks["sgd_z20"][1] == looks["sgd_z50"][1] != looks["adam_z20"][1] == looks["adam_z50"][1]
-    runs = [
-        made_up.run(name, 50, rate=rate)
-        for name, rates in (("sgd", (0.1, 0.3)), ("adam", (0.001, 0.01)))
-        for rate in rates
-    ]
-    looks = looks_of(made_up, runs)
-    low, high, adam_low, adam_high = (looks[run.cell] for run in runs)
-    assert low[0] == adam_low[0] != high[0] == adam_high[0]
-    assert low[1] == high[1] != adam_low[1] == adam_high[1]
+def test_of_two_small_axes_one_is_the_colour_and_one_the_style(made_up):
+    found = looks(made_up, {"optimizer": ["sgd", "adam"], "z_dim": [20, 50, 100]})
+    for z, optimizer in itertools.product(("20", "50", "100"), ("sgd", "adam")):
+        place = ("20", "50", "100").index(z), ("sgd", "adam").index(optimizer)
+        assert found[optimizer, z] == (COLOURS[place[0]], STYLES[place[1]])
+
+
+def test_a_few_settings_have_a_colour_each(made_up):
+    found = looks(made_up, {"optimizer": ["sgd", "adam"], "z_dim": [20, 50]}, few=3)
+    assert [colour for colour, _ in found.values()] == list(COLOURS[:3])
+    assert {style for _, style in found.values()} == {"-"}

@@ -6,37 +6,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sweeps.comparison import statistics
 from sweeps.comparison.statistics import (
+    LEVEL,
     MOST_SEEDS,
+    Estimate,
+    difference,
     geometric_interval,
     holm,
-    paired_t,
+    interval,
     seeds_needed,
     spearman,
-    t_interval,
 )
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+paired = statistics.test  # under its own name pytest would collect it
 
 
-@given(VALUES)
+def spread(values):
+    return np.ptp(values) > 1e-6
+
+
+@given(VALUES.filter(spread))
 def test_the_interval_is_scipys(values):
-    ours = t_interval(values)
-    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95) if np.ptp(values) else (values[0],) * 2
+    ours = interval(values)
+    half = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
     assert ours.mean == pytest.approx(np.mean(values), abs=1e-9)
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), rel=1e-6, abs=1e-6)
+    assert (ours.low, ours.high) == pytest.approx((ours.mean - half, ours.mean + half), rel=1e-6, abs=1e-6)
 
 
 def test_an_interval_by_hand():
     # n = 4, mean 3, standard deviation sqrt(10/3), t(0.975, 3) = 3.1824
-    assert t_interval([1, 2, 4, 5])[:3] == pytest.approx((3, 0.0948, 5.9052), abs=1e-4)
+    assert interval([1, 2, 4, 5])[:3] == pytest.approx((3, 0.0948, 5.9052), abs=1e-4)
 
 
 def test_a_single_value_has_no_interval():
-    assert t_interval([2.0])[0::3] == (2.0, 1)
-    assert math.isnan(t_interval([2.0]).low)
-    assert t_interval([]).n == 0
-    assert math.isnan(t_interval([]).mean)
+    assert interval([2.0])[0::3] == (2.0, 1)
+    assert math.isnan(interval([2.0]).low)
+    assert interval([]).n == 0
+    assert math.isnan(interval([]).mean)
+    assert interval([math.nan, math.inf, 2.0]).n == 1
+    assert interval([2.0, 2.0]) == (2.0, 2.0, 2.0, 2)
+
+
+def test_an_estimate_is_cut_off_where_the_score_can_have_no_value():
+    assert Estimate(0.5, -1.0, 3.0, 4).within(0, 1) == (0.5, 0, 1, 4)
+    assert Estimate(0.5, 0.25, 0.75, 4).within(0, 1) == (0.5, 0.25, 0.75, 4)
+    assert math.isnan(Estimate(0.5, math.nan, math.nan, 1).within(0, 1).low)
 
 
 def test_the_geometric_interval_is_positive_and_as_far_in_ratio():
@@ -48,18 +64,26 @@ def test_the_geometric_interval_is_positive_and_as_far_in_ratio():
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=2, max_size=10))
 def test_the_paired_test_is_scipys(pairs):
-    x, y = map(np.array, zip(*pairs, strict=True))
-    ours = paired_t(list(x - y))
-    if np.ptp(x - y) > 1e-6:
-        theirs = stats.ttest_rel(x, y)
+    scores = np.array(pairs)
+    if spread(scores[:, 0] - scores[:, 1]):
+        ours, theirs = paired(scores, difference), stats.ttest_rel(scores[:, 0], scores[:, 1])
         assert ours.p == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-9)
         assert ours.effect == pytest.approx(abs(theirs.statistic) / math.sqrt(len(pairs)), rel=1e-6)
+        assert ours.estimate.mean == pytest.approx(np.mean(scores[:, 0] - scores[:, 1]))
+
+
+def test_rows_that_lack_a_score_are_left_out():
+    scores = np.array([[1.0, 2.0], [math.nan, 5.0], [3.0, 2.0], [4.0, math.nan]])
+    assert paired(scores, difference).estimate.n == 2
+    assert interval(scores[:, :1]).n == 3
+    assert interval(scores).n == 2  # of the mean over the settings
 
 
 def test_pairs_without_spread():
-    assert paired_t([0.0, 0.0]).p == 1
-    assert paired_t([0.5, 0.5]).p == 0
-    assert math.isnan(paired_t([0.5]).p)
+    assert paired([0.0, 0.0])[1:] == (1, 0)
+    assert paired([0.5, 0.5])[1:] == (0, math.inf)
+    assert paired([-0.5, -0.5])[1:] == (0, math.inf)
+    assert math.isnan(paired([0.5]).p)
 
 
 def test_holm_by_hand():
@@ -73,14 +97,7 @@ def test_what_was_not_tested_does_not_count():
     corrected = holm([math.nan, 0.04])
     assert math.isnan(corrected[0])
     assert corrected[1] == 0.04
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni(p_values):
-    corrected = holm(p_values)
-    assert all(p <= c <= min(1, len(p_values) * p) + 1e-12 for p, c in zip(p_values, corrected, strict=True))
-    ranked = [corrected[place] for place in np.argsort(p_values, kind="stable")]
-    assert ranked == sorted(ranked)
+    assert all(map(math.isnan, holm([math.nan])))
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
@@ -91,11 +108,18 @@ def test_the_seeds_needed_are_those_of_the_tables(effect, n):
 
 def test_a_strict_level_needs_more_seeds_and_no_effect_too_many():
     assert seeds_needed(0.8, level=0.05 / 7) > seeds_needed(0.8)
+    assert seeds_needed(0.8, power=0.9) > seeds_needed(0.8)
     assert seeds_needed(0.0) is None
     assert seeds_needed(math.nan) is None
     assert seeds_needed(2.0 / math.sqrt(MOST_SEEDS)) is None
+    assert seeds_needed(3.0 / math.sqrt(MOST_SEEDS)) < MOST_SEEDS
     assert seeds_needed(math.inf) == 2
     assert seeds_needed(50.0) == 2
+
+
+@pytest.mark.parametrize("effect", [1, 3, 5, 10, 20, 100])
+def test_the_larger_an_effect_the_fewer_seeds_also_where_scipy_gives_up(effect):
+    assert 2 <= seeds_needed(effect * 1.5, 0.0005) <= seeds_needed(effect, 0.0005)
 
 
 def test_the_power_is_what_simulation_gives():
@@ -109,12 +133,15 @@ def test_spearman():
     x = [1.0, 2, 3, 4, 5, 6, 7, 8]
     y = [2.0, 1, 4, 3, 6, 5, 8, 7]
     ours = spearman(x, y)
-    assert ours.rho == pytest.approx(stats.spearmanr(x, y).statistic)
-    # Bonett and Wright by hand: z = atanh(0.9048) = 1.4981, error sqrt((1 + 0.8186/2) / 5) = 0.5309
+    # By hand: 1 − 6·Σd²/(n(n²−1)) = 1 − 6·8/504; interval of Bonett and Wright:
+    # z = atanh(0.9048) = 1.4981, error sqrt((1 + 0.8186/2) / 5) = 0.5309
+    assert ours.rho == pytest.approx(1 - 48 / 504)
     assert (ours.low, ours.high) == pytest.approx((math.tanh(0.4576), math.tanh(2.5386)), abs=2e-3)
     assert spearman(x, x).low > 0.9
     assert math.isnan(spearman(x[:3], y[:3]).rho)
+    assert not math.isnan(spearman(x[:4], y[:4]).rho)
     assert math.isnan(spearman(x, [1.0] * 8).rho)
+    assert math.isnan(spearman([], []).rho)
 
 
 def test_the_interval_of_spearman_covers_what_it_should():

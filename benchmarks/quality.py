@@ -105,22 +105,22 @@ class AsGiven(torch.nn.Module):
 
 
 def calibration(reference: Reference) -> None:
-    """Floor and untrained_baseline of each score with their spread, real images, and real images without nines."""
+    """Both baselines of each score with their spread, real images, and real images without nines."""
     network, real, count = reference.classifier.network, reference.real, reference.count
-    floors = [
+    real_baselines = [
         score_images(real_baseline_images(reference.dataset, count, draw=draw), network, real).scores
         for draw in range(DRAWS)
     ]
-    ceilings = []
+    untrained_baselines = []
     for seed in range(DRAWS):
         G, _ = build_models(make_config(dataset=reference.dataset, seed=seed))
-        ceilings.append(evaluate(G, reference).scores)
+        untrained_baselines.append(evaluate(G, reference).scores)
     for name in SCORES:
         print(
             name,
             reference.real_baseline[name],
             reference.untrained_baseline[name],
-            *(spread(s, name) for s in (floors, ceilings)),
+            *(spread(s, name) for s in (real_baselines, untrained_baselines)),
         )
     test = load_split(reference.dataset, "test").images
     print("test images themselves", show(score_images(test, network, real).scores))

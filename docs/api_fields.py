@@ -1,13 +1,13 @@
 """For the API pages: each class's docstring lists its fields, with their descriptions or the comments behind them."""
 
-import ast
+from importlib import import_module
 from typing import Any
 
-from griffe import Attribute, Class, ExprCall, Extension
+from griffe import Attribute, Class, Extension
 
 
 class FieldDocs(Extension):
-    """Fields of dataclasses and named tuples say what they are in `description=` or in a comment."""
+    """Fields of dataclasses and named tuples say what they are in a description (pydantic) or in a comment."""
 
     def on_class_members(self, *, cls: Class, **_: Any) -> None:
         """Add a list of the fields to the class's docstring."""
@@ -17,21 +17,22 @@ class FieldDocs(Extension):
             if isinstance(each, Attribute) and each.annotation and "property" not in each.labels
         ]
         if cls.docstring and fields:
-            lines = [f"    {field.name}: {_description(field) or _comment(field) or '…'}" for field in fields]
+            described = _descriptions(cls)
+            lines = [
+                f"    {each.name}: {described.get(each.name) or _comment(each) or '…'}" for each in fields
+            ]
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(lines)
 
 
-def _description(field: Attribute) -> str:
-    """What pydantic's Field says, with the default where it is a plain value."""
-    if not isinstance(field.value, ExprCall):
-        return ""
-    said = {
-        getattr(each, "name", "default"): str(getattr(each, "value", each)) for each in field.value.arguments
+def _descriptions(cls: Class) -> dict[str, str]:
+    """What pydantic knows of the fields; nothing for other classes."""
+    if "gan_core.config" not in cls.path:
+        return {}
+    known = getattr(getattr(import_module("gan_core.config"), cls.name), "__pydantic_fields__", {})
+    return {
+        name: f"{field.description}{'' if field.default_factory else f' (default: {field.default})'}"
+        for name, field in known.items()
     }
-    if "description" not in said:
-        return ""
-    default = f" (default: {ast.literal_eval(said['default'])})" if "default" in said else ""
-    return str(ast.literal_eval(said["description"])) + default
 
 
 def _comment(field: Attribute) -> str:

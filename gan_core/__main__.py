@@ -137,6 +137,8 @@ def _into_store(
     from mlflow.exceptions import MlflowException
 
     from gan_core import locks
+    from gan_core.metric_names import LOCK
+    from gan_core.storage import checkpoint_folder
     from gan_core.tracking import queries, store, tracker
     from gan_core.tracking.queries import MlflowClient
 
@@ -145,12 +147,12 @@ def _into_store(
     experiment = check_name("--experiment", args.experiment)
     data, reference = _load(args, config)
     experiment_id = store.prepare_store(uri, experiment)
-    root = store.checkpoint_dir(args.checkpoint_dir, uri)
+    root = checkpoint_folder(args.checkpoint_dir, store.sqlite_file(uri))
     try:
         client = MlflowClient(uri)
         queries.settle_stale(client, experiment_id, root)
         found = None if args.again else queries.find_cut_off(client, experiment_id, name, config)
-        known = locks.lock_in(root, found.data.tags.get(queries.LOCK_TAG)) if found else None
+        known = locks.lock_in(root, found.data.tags.get(LOCK)) if found else None
         lock_file = known or f"{uuid4().hex}/lock"
         checkpoints = CheckpointFolder((root / lock_file).parent, config)
         # Before the run is in the store: there is no moment in which it lives and has no lock.
@@ -158,9 +160,9 @@ def _into_store(
         tag = locks.lock_tag(root, lock_file)
         if found:
             run_id = found.info.run_id
-            client.set_tag(run_id, queries.LOCK_TAG, tag)
+            client.set_tag(run_id, LOCK, tag)
         else:
-            run_id = queries.create_run(client, experiment_id, name, config, {queries.LOCK_TAG: tag})
+            run_id = queries.create_run(client, experiment_id, name, config, {LOCK: tag})
     except MlflowException as error:
         raise UserError(f"cannot use the store {store.redact(uri)}: {store.brief(error, uri)}") from error
     except OSError as error:

@@ -22,7 +22,7 @@ from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.events import Baselines, EpochEnd, Evaluated, Samples, TrainState
 from gan_core.locks import hold
-from gan_core.storage import Place, write_whole
+from gan_core.storage import StoragePath, write_whole
 
 FORMAT = "gan-grid checkpoint"
 VERSION = 2
@@ -60,7 +60,7 @@ class DamagedError(Exception):
 class CheckpointFolder:
     """The checkpoints of one run, the last few; and the lock that says who trains it."""
 
-    def __init__(self, folder: Place, config: RunConfig) -> None:
+    def __init__(self, folder: StoragePath, config: RunConfig) -> None:
         """Nothing is written yet. `config`: the run's; a checkpoint of another is refused."""
         self.folder = folder
         self.config = config
@@ -105,7 +105,7 @@ class CheckpointFolder:
                 path.unlink()
         return None
 
-    def take_over(self, other: Place) -> None:
+    def take_over(self, other: StoragePath) -> None:
         """Where there is none yet, copy those of the run whose folder is `other`. Raises OSError."""
         if self._files():
             return
@@ -113,11 +113,11 @@ class CheckpointFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / path.name, path.read_bytes())
 
-    def _files(self) -> list[Place]:
+    def _files(self) -> list[StoragePath]:
         return _by_name(self.folder.glob(f"*{SUFFIX}"))[::-1]
 
 
-def _by_name(files: Iterable[Place]) -> list[Place]:
+def _by_name(files: Iterable[StoragePath]) -> list[StoragePath]:
     return sorted(files, key=lambda file: file.name)
 
 

@@ -91,11 +91,22 @@ def backward_kernels() -> BackwardKernels:
     )
 
 
-def adam_function() -> Any:
-    """Adam's step as a function. To make the optimizer's object imports PyTorch's compiler: seconds, 80 MB."""
-    from torch.optim.adam import adam
+def optimizer_functions() -> tuple[Any, Any]:
+    """The steps of Adam and of RMSprop as functions.
 
-    return adam
+    To make the first optimizer's object imports PyTorch's compiler: seconds, and 80 MB, in each worker.
+    """
+    from torch.optim.adam import adam
+    from torch.optim.rmsprop import rmsprop
+
+    return adam, rmsprop
+
+
+def rmsprop_function() -> Any:
+    """RMSprop's step as a function, for the same reason."""
+    from torch.optim.rmsprop import rmsprop
+
+    return rmsprop
 
 
 def end_process(code: int) -> NoReturn:

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from gan_core.architectures import NETWORKS
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
-from gan_core.image_files import DATASETS
 from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 

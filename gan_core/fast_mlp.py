@@ -18,20 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.optim.adam import adam
-from torch.optim.rmsprop import rmsprop
 
 from gan_core.architectures import LEAK, PIXELS
+from gan_core.compat import MEAN, backward_kernels, optimizer_functions
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS, join_states, state_of
 
-# Autograd's own kernels, without a public name: gradient by the result, result → gradient by the input.
-_leaky_relu_backward: Any = torch.ops.aten.leaky_relu_backward.grad_input
-_tanh_backward: Any = torch.ops.aten.tanh_backward.grad_input
-_sigmoid_backward: Any = torch.ops.aten.sigmoid_backward.grad_input
-_cross_entropy_backward: Any = torch.ops.aten.binary_cross_entropy_backward.grad_input
-
+BACKWARD = backward_kernels()
 # By optimizer: which of its options are taken into account here.
 KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "SGD": (),
@@ -152,10 +146,10 @@ class FastStep:
         half = at.G_half
         self._classify(half, p[2 * n :])
         torch.mm(half.d_h, D.first.W, out=at.d_fake)
-        _tanh_backward(at.d_fake, half.x, grad_input=at.d_fake)
+        BACKWARD.tanh(at.d_fake, half.x, grad_input=at.d_fake)
         h_G = at.h_G[n:]
         torch.mm(at.d_fake, G.second.W, out=at.d_hG)
-        _leaky_relu_backward(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
+        BACKWARD.leaky_relu(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
         G.second.backward(at.d_fake, h_G)
         G.first.backward(at.d_hG, z[n:])
         G.update()
@@ -165,10 +159,10 @@ class FastStep:
         D = self._D
         leaky_relu_(D.first.forward(half.x, out=half.h), LEAK)
         D.second.forward(half.h, out=p).sigmoid_()
-        _cross_entropy_backward(half.weight, p, half.target, None, 1, grad_input=half.d_out)  # 1: "mean"
-        _sigmoid_backward(half.d_out, p, grad_input=half.d_out)
+        BACKWARD.binary_cross_entropy(half.weight, p, half.target, None, MEAN, grad_input=half.d_out)
+        BACKWARD.sigmoid(half.d_out, p, grad_input=half.d_out)
         torch.mul(half.d_out, D.second.W, out=half.d_h)
-        _leaky_relu_backward(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
+        BACKWARD.leaky_relu(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
 
 
 class _Layer(NamedTuple):
@@ -208,9 +202,9 @@ class _Optimizer(NamedTuple):
 def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
     """The run's optimizer of a network's weights.
 
-    Not built as PyTorch's object: the first of these makes it import its compiler, which is 80 MB and seconds
-    in every worker, and of no use here; and its bookkeeping takes longer than what it keeps.
+    Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
     """
+    adam, rmsprop = optimizer_functions()
     entry = OPTIMIZERS[config.optimizer]
     if entry.torch_class == "SGD":
         return _Optimizer(descent=config.learning_rate)

@@ -47,6 +47,9 @@ SWEEP_NOW = "now."  # before the name of a parent's param: its value since the s
 SETTING = "sweep.setting"  # the name of the run's setting
 FORMAT_VERSION = "2"
 
+# Metrics of a sweep's parent run: the prefix and the setting's name; step = epoch.
+SETTING_FD = "fd/"  # geometric mean of FD over the setting's finished runs
+
 # Artifacts of a run.
 LOSSES_ARRAYS = "losses.npz"  # every iteration
 LOSSES_PICTURE = "losses.png"

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from gan_core.architectures import NETWORKS, PIXELS, SIDE, fields_of
 from gan_core.config import RunConfig
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
-from gan_core.image_files import DATASETS
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.rng import run_stream
-from gan_core.storage import write_atomically
+from gan_core.storage import write_whole
 
 __all__ = [
     "NETWORKS", "PIXELS", "SIDE", "Generator", "build_models", "load_generator", "save_generator",
@@ -94,7 +94,7 @@ def save_generator(G: Generator, path: Path) -> None:
     """Write G's weights and what its layers are made from to `path` (safetensors), whole or not at all."""
     fields = {name: json.dumps(value) for name, value in G.fields.items()}
     about = {"format": FORMAT, "network": G.network, **fields}
-    write_atomically(path, save(G.state_dict(), metadata=about))
+    write_whole(path, save(G.state_dict(), metadata=about))
 
 
 def load_generator(path: Path | str) -> Generator:

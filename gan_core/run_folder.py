@@ -26,7 +26,7 @@ from gan_core.metric_names import (
 )
 from gan_core.networks import save_generator
 from gan_core.plots import plot_losses, sample_sheet
-from gan_core.storage import write_atomically
+from gan_core.storage import write_whole
 
 STATUS_FILE = "status.json"
 CHECKPOINTS = "checkpoint"  # a folder among a run's files, until it has finished
@@ -48,7 +48,7 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # First: by this file a run that is cut off right after is known.
-            write_atomically(folder / CONFIG_FILE, json.dumps(_settings(config), indent=2).encode())
+            write_whole(folder / CONFIG_FILE, json.dumps(_settings(config), indent=2).encode())
             (folder / SAMPLES).mkdir(exist_ok=True)
             for name in (
                 METRICS_TABLE,
@@ -69,7 +69,7 @@ class RunFolder:
             case Samples(epoch, images):
                 png = io.BytesIO()
                 sample_sheet(images).save(png, format="png", compress_level=1)
-                write_atomically(self.folder / sheet_name(epoch), png.getvalue())
+                write_whole(self.folder / sheet_name(epoch), png.getvalue())
             case EpochEnd():
                 self._epochs.append(event)
                 row = {"epoch": event.epoch, **event.metrics()}
@@ -104,7 +104,7 @@ class RunFolder:
             **({"failure_reason": reason} if reason else {}),
             **(_health(self._diagnosis) if self._diagnosis else {}),
         }
-        write_atomically(self.folder / STATUS_FILE, json.dumps(ending, indent=2).encode())
+        write_whole(self.folder / STATUS_FILE, json.dumps(ending, indent=2).encode())
         if self._epochs:
             arrays = io.BytesIO()
             np.savez_compressed(
@@ -112,19 +112,19 @@ class RunFolder:
                 discriminator=np.stack([epoch.discriminator_losses for epoch in self._epochs]),
                 generator=np.stack([epoch.generator_losses for epoch in self._epochs]),
             )
-            write_atomically(self.folder / LOSSES_ARRAYS, arrays.getvalue())
+            write_whole(self.folder / LOSSES_ARRAYS, arrays.getvalue())
             picture = io.BytesIO()
             with warnings.catch_warnings():
                 warnings.filterwarnings(
                     "ignore", "Glyph .* missing from font"
                 )  # a name may have emojis in it
                 plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
-            write_atomically(self.folder / LOSSES_PICTURE, picture.getvalue())
+            write_whole(self.folder / LOSSES_PICTURE, picture.getvalue())
         if trace:
-            write_atomically(self.folder / TRACEBACK_FILE, trace.encode())
+            write_whole(self.folder / TRACEBACK_FILE, trace.encode())
 
     def _write_quality(self) -> None:
-        write_atomically(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
+        write_whole(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
 
 
 def check_output(folder: Path, config: RunConfig) -> None:

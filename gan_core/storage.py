@@ -143,12 +143,6 @@ class ObjectPath(ProxyUPath):
 
 StoragePath = Path | ObjectPath
 
-# The names before, until every caller has the new ones.
-Bucket = ObjectPath
-Place = Path | ObjectPath
-place = storage_path
-write_atomically = write_whole
-
 
 def _checked_scheme(uri: str) -> str:
     """The URI's scheme. Raises UserError if it names no object store that can be used, or holds a key."""

@@ -203,10 +203,10 @@ def _code(needs: Needs) -> Iterator[str]:
 
 def _checkpoints(needs: Needs) -> Iterator[str]:
     from gan_core.errors import UserError
-    from gan_core.storage import place
+    from gan_core.storage import storage_path
 
     try:
-        file = place(needs.token_at)
+        file = storage_path(needs.token_at)
     except UserError as error:  # the package that reaches such a store is missing
         yield str(error)
         return

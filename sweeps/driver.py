@@ -163,12 +163,7 @@ def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
 def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> None:
     last_sheet = min(run.config.epochs for run in plan.runs)
     write_view(client, sweep.experiment_id, sweep.parent_id, len(plan.grid.seeds) > 1, last_sheet)
-    from sweeps.comparison import (
-        compare,
-        print_summary,
-        read_sweep,
-        write_overview,
-    )  # not before the first step
+    from sweeps.comparison import compare, print_summary, read_sweep, write_overview  # not before training
 
     comparison = compare(read_sweep(client, client.get_run(sweep.parent_id)))
     write_overview(client, comparison)

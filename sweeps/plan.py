@@ -20,11 +20,11 @@ from pydantic.dataclasses import dataclass
 
 from gan_core.cli import check_name, given
 from gan_core.config import FIELDS, STRICT, RunOptions, make_record
+from gan_core.data import where_images_are
 from gan_core.errors import UserError
-from gan_core.image_files import where_images_are
 from gan_core.locks import hold, lock_tag
-from gan_core.storage import Place
-from gan_core.tracking.store import check_store, checkpoint_dir, redact, resolve_uri
+from gan_core.storage import StoragePath, checkpoint_folder
+from gan_core.tracking.store import check_store, redact, resolve_uri, sqlite_file
 from sweeps.grid import SEED, Grid, GridRun, text_of
 
 LENGTH = "epochs"  # how far a run goes: a sweep in which it is raised is still the same sweep
@@ -53,7 +53,7 @@ class Plan:
     notes: list[str]  # what the user should know of how the grid was understood
     options: RunOptions
     tracking_uri: str  # absolute
-    checkpoint_dir: Place  # absolute; has a folder for each run
+    checkpoint_dir: StoragePath  # absolute; has a folder for each run
     workers: int | None  # runs at a time; None: as many as the cluster has room for
     retries: int = 2  # of a run whose worker died
     data_dir: Path | None = None
@@ -123,7 +123,7 @@ def make_plan(grid: Grid, notes: list[str], args: Namespace) -> Plan:
         notes=notes,
         options=options,
         tracking_uri=uri,
-        checkpoint_dir=checkpoint_dir(args.checkpoint_dir, uri),
+        checkpoint_dir=checkpoint_folder(args.checkpoint_dir, sqlite_file(uri)),
         workers=workers,
         retries=of_workers.retries,
         data_dir=args.data_dir,

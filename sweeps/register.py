@@ -133,7 +133,12 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
     """
     from mlflow.models import Model
 
-    z_dim = load_generator(file).z_dim
+    G = load_generator(file)
+    if G.network != "mlp":
+        raise UserError(
+            f"only generators of the network mlp can be registered (served_generator.py computes it), "
+            f"{run.info.run_name} has {G.network}"
+        )
     logged = client.create_logged_model(
         run.info.experiment_id,
         f"{MODEL_TYPE}-{run.info.run_name}",
@@ -150,7 +155,7 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
             model_uuid=model_id,
             model_id=model_id,
         )
-        save_model(file, z_dim, folder, about)
+        save_model(file, G.z_dim, folder, about)
         client.log_model_artifacts(model_id, str(folder))
         client.finalize_logged_model(model_id, "READY")
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])

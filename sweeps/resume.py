@@ -13,7 +13,7 @@ from gan_core import metric_names as names
 from gan_core.errors import UserError
 from gan_core.locks import liveness
 from gan_core.networks import training_cost
-from gan_core.storage import Place
+from gan_core.storage import StoragePath
 from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, newest
 from gan_core.tracking.store import brief, is_new, redact
 from sweeps.grid import GridRun
@@ -89,7 +89,7 @@ def look_up(plan: Plan) -> SweepState:
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {reason}") from error
 
 
-def describe_state(state: SweepState, checkpoint_dir: Place, every_run: bool = True) -> str:
+def describe_state(state: SweepState, checkpoint_dir: StoragePath, every_run: bool = True) -> str:
     """What would be done: a line for all, one for each run, and one before for a sweep that looks alive."""
     alive = ""
     if every_run and state.parent and state.unfinished():

@@ -23,9 +23,9 @@ from gan_core.cli import (
     without_garbage_collection,
 )
 from gan_core.config import RunConfig, parse_value
+from gan_core.data import fetch_images
 from gan_core.errors import UserError
 from gan_core.evaluation import has_classifier
-from gan_core.image_files import fetch_images
 from gan_core.live import plain_console
 from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
 from sweeps.grid import AxesWhen, Grid, Values, checked, parse_axis, read_sweep_file

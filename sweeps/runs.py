@@ -6,9 +6,9 @@ from typing import NamedTuple
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from mlflow.entities import Param, Run, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from gan_core import metric_names as names
+from gan_core.compat import GIT_COMMIT_TAG
 from gan_core.tracking.queries import (
     UNFINISHED,
     MlflowClient,
@@ -81,7 +81,7 @@ def add_child(client: MlflowClient, sweep: Sweep, run: GridRun, colour: str) -> 
 
 def add_commit(client: MlflowClient, run_id: str) -> None:
     """Keep which commit of the code resumes a run: it may be another than the one that began it."""
-    now = context_tags().get(MLFLOW_GIT_COMMIT)
+    now = context_tags().get(GIT_COMMIT_TAG)
     run = client.get_run(run_id)
     before = commits(run.data.tags)
     if not now or now in before:
@@ -89,12 +89,12 @@ def add_commit(client: MlflowClient, run_id: str) -> None:
     if LENGTH in run.data.params:
         client.set_tag(run_id, names.COMMITS, " ".join([*before, now]))
     else:  # none of it has been trained yet
-        client.set_tag(run_id, MLFLOW_GIT_COMMIT, now)
+        client.set_tag(run_id, GIT_COMMIT_TAG, now)
 
 
 def commits(tags: Mapping[str, str]) -> list[str]:
     """The commits of the code that has trained a run, by its tags, in order; empty where it is not known."""
-    return (tags.get(names.COMMITS) or tags.get(MLFLOW_GIT_COMMIT, "")).split()
+    return (tags.get(names.COMMITS) or tags.get(GIT_COMMIT_TAG, "")).split()
 
 
 def colours(settings: Iterable[Setting]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from gan_core.events import Progress
 from gan_core.live import LiveView
 from gan_core.locks import was_released
 from gan_core.run import Outcome
-from gan_core.storage import Bucket, Place
+from gan_core.storage import ObjectPath, StoragePath
 from sweeps.cluster import Needs
 from sweeps.plan import Plan
 from sweeps.resume import Step
@@ -48,7 +48,7 @@ def stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         stop_file.touch()
-        distant = isinstance(stop_file, Bucket)
+        distant = isinstance(stop_file, ObjectPath)
         until = time.monotonic() + STOP_PATIENCE + DISTANCE * distant
         locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
         while time.monotonic() < until and not all(map(was_released, locks)):
@@ -58,7 +58,7 @@ def stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
         stop_file.unlink(missing_ok=True)
 
 
-def _stop_file(plan: Plan) -> Place:
+def _stop_file(plan: Plan) -> StoragePath:
     return plan.checkpoint_dir / plan.lock.replace(".lock", ".stop")
 
 

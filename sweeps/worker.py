@@ -22,7 +22,7 @@ from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
 from gan_core.events import Progress
 from gan_core.run import Job, Outcome, run
-from gan_core.storage import Bucket, Place, place
+from gan_core.storage import ObjectPath, StoragePath, storage_path
 from gan_core.tracking.tracker import MlflowTracker
 from sweeps.cluster import Needs, grant, lacks
 
@@ -114,11 +114,14 @@ def _train(task: Task, pixels: Mapping[str, NDArray[np.uint8]], common: Common) 
     config = RunConfig(**task.config)
     name = config.dataset
     data = _image_set(name, pixels[name], common.images[name])
-    checkpoints = CheckpointFolder(place(task.checkpoints), config)
+    checkpoints = CheckpointFolder(storage_path(task.checkpoints), config)
     job = Job(task.name, config, data, common.references[name], common.options, checkpoints)
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
-    with closing(_Reporter(config.epochs, place(task.stop_file))) as reporter, checkpoints.locked(patience):
+    with (
+        closing(_Reporter(config.epochs, storage_path(task.stop_file))) as reporter,
+        checkpoints.locked(patience),
+    ):
         tracker = MlflowTracker(common.tracking_uri, task.run_id, config, data, task.name)
         return run(job, tracker, reporter)
 
@@ -130,7 +133,7 @@ class _Reporter:
     never asks: the run would wait for ever, where it is to keep a checkpoint.
     """
 
-    def __init__(self, epochs: int, stop_file: Place) -> None:
+    def __init__(self, epochs: int, stop_file: StoragePath) -> None:
         self._epochs = epochs
         self._stop_file = stop_file
         self._last_report = 0.0
@@ -155,7 +158,7 @@ class _Reporter:
         self._thread.join()
 
     def should_stop(self) -> bool:
-        if isinstance(self._stop_file, Bucket):
+        if isinstance(self._stop_file, ObjectPath):
             if time.monotonic() - self._asked >= ASK_INTERVAL:
                 self._asked = time.monotonic()
                 with suppress(OSError):  # a store that is away has nothing to say

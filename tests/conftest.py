@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # The tests that take longest, longest first: begun last, one of them would be left alone at the end.
-LONGEST = ("test_outages", "test_cluster", "test_nodes", "test_kills", "test_run_grid", "test_driver")
+LONGEST = ("test_kills", "test_outages", "test_run_grid", "test_wheel", "test_prdc", "test_compat")
 
 
 def pytest_addoption(parser):
@@ -31,9 +31,8 @@ def pytest_addoption(parser):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     if not config.option.all and "slow" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 

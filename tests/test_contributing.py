@@ -1,5 +1,6 @@
 """What CONTRIBUTING.md and docs/studies.md show is run as it stands there, against the code as it is."""
 
+import importlib
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from gan_core.data import DATASETS
 from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.tracking.queries import MlflowClient
+from sweeps.comparison import SweepRecord, compare, report_files
+from sweeps.comparison.records import RunRecord
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -80,18 +83,13 @@ def test_the_new_field_is_an_axis(tmp_path):
 
 
 def test_the_study_of_the_docs_is_a_section_of_the_page(tmp_path, uri, monkeypatch):
-    import studies
-    from sweeps.comparison.compare import compare
-
-    from sweeps.comparison.page import report_files
-    from sweeps.comparison.records import RunRecord, SweepRecord
-
     folder = tmp_path / "studies" / "seeds"
     (folder / "templates").mkdir(parents=True)
     (code,) = python(STUDIES)
     (template,) = re.findall(r"```html\n(.*?)```", STUDIES, re.DOTALL)
     (folder / "__init__.py").write_text(code)
     (folder / "templates" / "section.html.j2").write_text(template)
+    studies = importlib.import_module("studies")
     monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(folder.parent)])
     runs = [
         RunRecord(

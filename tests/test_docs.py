@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gan_core import metric_names
 from gan_core.config import FIELDS
 from sweeps.grid import checked
 from sweeps.run_grid import grid_asked_for
@@ -71,6 +72,13 @@ def test_the_reference_has_no_option_that_is_not_there():
 def test_the_reference_has_every_field_of_a_run():
     section = (ROOT / "docs" / "commands.md").read_text().split("## Fields of a run")[1].split("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.M)) == sorted(FIELDS)
+
+
+def test_the_records_have_every_name_that_mlflow_gets():
+    text = "".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("records", "scores"))
+    named = {value for name, value in vars(metric_names).items() if name.isupper() and isinstance(value, str)}
+    assert len(named) > 40
+    assert {name for name in named if name not in text} == set()
 
 
 def test_the_architecture_page_has_every_module_and_no_other():

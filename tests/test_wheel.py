@@ -1,4 +1,4 @@
-"""Installed as a wheel, away from a checkout: its three commands work, and keep what they write where one stands."""
+"""Installed as a wheel, away from a checkout: its commands work, and write where one stands."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ PURELIB = sysconfig.get_path("purelib")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from the source distribution, and that from a copy: setuptools leaves its files beside the source."""
+    """Built from the source distribution, and that from a copy: setuptools leaves files beside the source."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -38,8 +38,8 @@ def installed(wheel, tmp_path_factory):
     venv.create(folder)
     python = folder / "bin" / "python"
     _run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
-    # Python does not follow the path files of a folder named in a path file: a checkout that is installed here as
-    # editable is not found there.
+    # Python does not follow the path files of a folder that a path file names: a checkout that is installed here
+    # as editable is not found there.
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(f"{PURELIB}\n")
     return folder

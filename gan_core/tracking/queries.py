@@ -25,8 +25,6 @@ compat.quiet_mlflow()
 
 UNFINISHED = ("SCHEDULED", "RUNNING")
 GONE = "interrupted: its process is gone"
-# The names before, until every caller has the new ones.
-LOCK_TAG, PARENT_TAG = LOCK, PARENT
 
 
 def settle_stale(

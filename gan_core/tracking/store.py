@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from gan_core.compat import open_database
 from gan_core.errors import UserError
-from gan_core.storage import StoragePath, checkpoint_folder, expanded, project_root
+from gan_core.storage import expanded, project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,11 +94,6 @@ def hide_secrets(text: str, uri: str) -> str:
 def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite store, of which `resolve_uri` gave the URI; None for another kind of store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def checkpoint_dir(given: str | None, uri: str) -> StoragePath:
-    """`storage.checkpoint_folder` under the name before, until every caller has the new one."""
-    return checkpoint_folder(given, sqlite_file(uri))
 
 
 def check_store(uri: str) -> None:

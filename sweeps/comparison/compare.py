@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import geometric_mean
 
 import numpy as np
 
@@ -64,6 +65,15 @@ class Setting:
     def unsound(self) -> bool:
         """Whether something is known to be wrong with a finished run."""
         return any(health not in ("ok", "") for health in self.health)
+
+    def fd_by_epoch(self) -> dict[int, float]:
+        """The geometric mean of the Fréchet distance over finished runs, at each epoch that has one."""
+        points: dict[int, list[float]] = {}
+        for run in self.finished:
+            for epoch, value in run.history.get(names.FD, {}).items():
+                if math.isfinite(value) and value > 0:
+                    points.setdefault(epoch, []).append(value)
+        return {epoch: geometric_mean(points[epoch]) for epoch in sorted(points)}
 
     @property
     def fd(self) -> float:

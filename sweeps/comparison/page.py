@@ -3,12 +3,15 @@
 import importlib
 import pkgutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
+
+from mlflow.entities import Metric
 
 import studies
 from gan_core import metric_names as names
@@ -18,7 +21,7 @@ from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.artifacts import Artifacts, Sheet, sheet_of, telling_epochs
 from sweeps.comparison.charts import Picture, contact_sheet, fd_chart, lines_of, loss_chart, losses_overview
 from sweeps.comparison.compare import SCORES, TRAINING, Comparison, Contrast, Setting
-from sweeps.comparison.records import RunRecord
+from sweeps.comparison.records import RunRecord, read_histories
 from sweeps.comparison.render import render, to_markdown
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 
@@ -80,7 +83,8 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
 
 
 def write_overview(client: MlflowClient, comparison: Comparison) -> None:
-    """Log the contact sheet and the loss curves of the sweep as artifacts of its parent run."""
+    """Log what the parent run shows: the contact sheet, the loss curves, each setting's mean distance."""
+    _log_distances(client, comparison)
     runs = _sheet_runs(comparison)
     if not comparison.settings:
         return
@@ -95,6 +99,26 @@ def write_overview(client: MlflowClient, comparison: Comparison) -> None:
             if png:
                 (Path(folder) / name).write_bytes(png)
                 client.log_artifact(comparison.record.run_id, str(Path(folder) / name))
+
+
+def _log_distances(client: MlflowClient, comparison: Comparison) -> None:
+    """Log each setting's mean Fréchet distance by epoch to the parent run; what is there already is left."""
+    # MLflow allows no + in a metric's name.
+    curves = {
+        names.SETTING_FD + setting.name.replace("+", ""): setting.fd_by_epoch()
+        for setting in comparison.settings
+    }
+    run_id = comparison.record.run_id
+    there = read_histories(client, [run_id], list(curves))
+    now = time.time_ns() // 1_000_000
+    metrics = [
+        Metric(name, value, now, epoch)
+        for name, curve in curves.items()
+        for epoch, value in curve.items()
+        if there.get((run_id, name), {}).get(epoch) != value
+    ]
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
 
 
 def settings_csv(comparison: Comparison) -> bytes:

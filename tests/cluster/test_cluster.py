@@ -17,7 +17,7 @@ from gan_core.networks import load_generator
 from gan_core.tracking.queries import MlflowClient
 from gan_core.training import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 DATA = Path(__file__).parents[2] / "data"
 CELLS = [(optimizer, z, seed) for optimizer in ("sgd", "adam") for z in (5, 7) for seed in (0, 1)]
 RUNS = len(CELLS)

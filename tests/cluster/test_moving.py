@@ -10,7 +10,7 @@ import pytest
 
 from gan_core.tracking.queries import MlflowClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 ROOT = Path(__file__).parents[2]
 RUN_GRID = ROOT / "sweeps" / "run_grid.py"
 SMALL = ("--dataset", "digits", "--hidden-dim", 16, "--optimizers", "sgd", "--z-dims", 5, 7, "--epochs", 3)

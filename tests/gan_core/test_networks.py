@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gan_core.config import RunConfig
-from gan_core.image_files import DATASETS
+from gan_core.data import DATASETS
 from gan_core.networks import NETWORKS, build_models, to_pixels, to_unit_range, training_cost
 
 

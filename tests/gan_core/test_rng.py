@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gan_core.architectures import NETWORKS, Network, mlp_discriminator, mlp_generator
 from gan_core.config import FIELDS, RunConfig
+from gan_core.data import DATASETS
 from gan_core.evaluation.scores import evaluation_images
-from gan_core.image_files import DATASETS
 from gan_core.losses import OBJECTIVES
 from gan_core.networks import build_models
 from gan_core.rng import STREAMS, depends_on, run_stream, stream, stream_seed

@@ -1,6 +1,9 @@
-"""A run that is cut off and goes on leaves the record that an unbroken one leaves."""
+"""A run that is cut off and resumed leaves the record that an unbroken one leaves; how else a run ends."""
 
+import csv
 import io
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -12,8 +15,8 @@ from safetensors.torch import load
 from gan_core.checkpoint import CheckpointFolder
 from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
-from gan_core.errors import UserError
-from gan_core.run import SNAPSHOT_INTERVAL, Job, run
+from gan_core.errors import TrackingError, UserError
+from gan_core.run import SNAPSHOT_INTERVAL, TRACEBACK_LINES, Job, run
 from gan_core.run_folder import RunFolder
 from gan_core.tracking.queries import MlflowClient, create_run
 from gan_core.tracking.store import prepare_store
@@ -221,3 +224,190 @@ def test_a_slide_cut_off_between_its_two_files_is_made_whole(uri, experiment, sm
     assert run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher()).status == "FINISHED"
     assert len(list(root.glob("images/samples+step+1+*"))) == 2
     assert slide.exists()
+
+
+class Clock:
+    """Time as a test would have it."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    perf_counter = staticmethod(time.perf_counter)
+    time_ns = staticmethod(time.time_ns)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr("gan_core.run.time", found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("between", "every", "saved"),
+    [
+        (SNAPSHOT_INTERVAL, 1, [1, 2, 3, 4, 5, 6]),
+        (SNAPSHOT_INTERVAL, 2, [2, 4, 6]),
+        (SNAPSHOT_INTERVAL, 4, [4, 6]),
+        (SNAPSHOT_INTERVAL, 10, [6]),  # the last always is
+        (SNAPSHOT_INTERVAL / 2, 1, [2, 4, 6]),  # no snapshot after every other epoch
+        (SNAPSHOT_INTERVAL / 2, 3, [4, 6]),
+        (SNAPSHOT_INTERVAL * 0.99, 1, [2, 4, 6]),
+        (0, 1, [6]),
+    ],
+)
+def test_checkpoints_are_written_when_due(job, watcher, tmp_path, clock, between, every, saved):
+    def passes(_):
+        clock.now += between
+
+    written = []
+
+    class Folder(RunFolder):
+        """Looks at the newest checkpoint after each event."""
+
+        def log(self, event, at=0):
+            super().log(event, at)
+            newest = max(tmp_path.glob("checkpoints/*.checkpoint"), default=None)
+            if newest and (epoch := int(newest.stem.removeprefix("epoch_"))) not in written:
+                written.append(epoch)
+
+    # An epoch's time passes before its Reached: the observer hears of its end in between.
+    outcome = run(job(every=every), Folder(tmp_path / "out", CONFIG, "a"), watcher(passes))
+    assert outcome.status == "FINISHED"
+    assert written == saved
+    assert [path.name for path in tmp_path.glob("checkpoints/*.checkpoint")] == ["epoch_0000006.checkpoint"]
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_last_snapshot(job, watcher, tmp_path, clock):
+    def passes(progress):
+        clock.now += SNAPSHOT_INTERVAL * (progress.epoch <= 2)
+
+    last = watcher(passes, stop_after=3)
+    outcome = run(job(every=10), RunFolder(tmp_path / "out", CONFIG, "a"), last)
+    assert outcome == ("KILLED", "interrupted", "")
+    assert [progress.epoch for progress in last.seen] == [1, 2, 3]
+    assert [path.name for path in tmp_path.glob("checkpoints/*.checkpoint")] == ["epoch_0000002.checkpoint"]
+    assert json.loads((tmp_path / "out" / "status.json").read_text()) == {
+        "status": "KILLED", "failure_reason": "interrupted",
+    }  # fmt: skip
+    again = watcher()
+    assert run(job(), RunFolder(tmp_path / "out", CONFIG, "a"), again).status == "FINISHED"
+    assert [progress.epoch for progress in again.seen] == [3, 4, 5, 6]
+    assert {progress.resumed for progress in again.seen} == {2}
+
+
+def test_what_is_replayed_has_the_time_that_it_had(job, watcher, tmp_path):
+    times = []
+
+    class Folder(RunFolder):
+        def log(self, event, at=0):
+            super().log(event, at)
+            times.append((type(event).__name__, at))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job(), Folder(tmp_path / "out", CONFIG, "a"), watcher(cut_at(3)))
+    before, first = time.time() * 1000, times.copy()
+    times.clear()
+    run(job(), Folder(tmp_path / "out", CONFIG, "a"), watcher())
+    replayed = times[: [name for name, _ in times].index("Reached")]
+    assert replayed == [pair for pair in first if pair[0] != "Reached"][: len(replayed)]
+    assert [name for name, _ in replayed].count("EpochEnd") == 3
+    assert replayed[-1][0] == "EpochEnd"
+    assert all(before - 60_000 < at <= before for _, at in replayed)
+    assert all(at > before for _, at in times[len(replayed) :])
+
+
+def test_an_observer_sees_the_epochs_metrics(job, watcher, tmp_path):
+    last = watcher()
+    run(job(), RunFolder(tmp_path / "out", CONFIG, "a"), last)
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [vars(progress) for progress in last.seen] == [
+        {
+            "run": "a", "epoch": int(row["epoch"]), "epochs": 6,
+            "discriminator_loss": float(row["loss/discriminator"]),
+            "generator_loss": float(row["loss/generator"]),
+            "images_per_second": float(row["time/images_per_second"]),
+            "resumed": 0, "behind": 0.0,
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+class Refusing(RunFolder):
+    """A record that cannot be completed, or that takes nothing from an event on."""
+
+    def __init__(self, *args, close=None, log=None):
+        super().__init__(*args)
+        self._closing, self._logging, self.closed = close, log, []
+
+    def log(self, event, at=0):
+        if self._logging:
+            raise self._logging
+        super().log(event, at)
+
+    def close(self, status, reason="", trace=""):
+        self.closed.append((status, reason, trace))
+        if self._closing:
+            raise self._closing
+        super().close(status, reason, trace)
+
+
+@pytest.mark.parametrize("error", [TrackingError("the store is away"), OSError("the disk is full")])
+def test_a_record_that_cannot_be_completed_is_unlogged_and_keeps_its_checkpoints(
+    job, watcher, tmp_path, clock, error
+):
+    def passes(_):
+        clock.now += SNAPSHOT_INTERVAL
+
+    record = Refusing(tmp_path / "out", CONFIG, "a", close=error)
+    outcome = run(job(), record, watcher(passes))
+    assert (outcome.status, outcome.reason) == ("UNLOGGED", str(error))
+    assert outcome.health
+    assert record.closed == [("FINISHED", "", "")]
+    assert len(list(tmp_path.glob("checkpoints/*.checkpoint"))) == 2
+
+
+def test_a_failed_run_whose_record_cannot_be_completed_says_both(job, watcher, tmp_path):
+    record = Refusing(tmp_path / "out", CONFIG, "a", close=OSError("the disk is full"))
+    outcome = run(job(), record, watcher(cut_at(0, MemoryError("no"))))
+    assert outcome == ("UNLOGGED", "MemoryError: no; the disk is full", "")
+
+
+def test_a_store_that_refuses_a_run_for_what_it_is_fails_it(job, watcher, tmp_path):
+    record = Refusing(tmp_path / "out", CONFIG, "a", log=TrackingError("not like this"))
+    assert run(job(), record, watcher()) == ("FAILED", "not like this", "")
+    assert record.closed == [("FAILED", "", "")]
+
+
+def test_a_broken_run_keeps_the_end_of_its_traceback(job, watcher, tmp_path):
+    def one(depth):
+        if depth == 0:
+            raise ValueError("deep")
+        other(depth - 1)
+
+    def other(depth):
+        one(depth)
+
+    outcome = run(job(), RunFolder(tmp_path / "out", CONFIG, "a"), watcher(lambda _: one(50)))
+    assert outcome == ("FAILED", "ValueError: deep", "")
+    lines = (tmp_path / "out" / "traceback.txt").read_text().splitlines()
+    assert len(lines) == TRACEBACK_LINES == 40
+    assert lines[-1] == "ValueError: deep"
+
+
+def test_an_interruption_is_closed_as_one_though_nothing_can_be_written(job, watcher, tmp_path, clock):
+    def passes(progress):
+        clock.now += SNAPSHOT_INTERVAL
+        if progress.epoch == 2:
+            shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+            (tmp_path / "checkpoints").write_text("in the way")
+            raise KeyboardInterrupt
+
+    record = Refusing(tmp_path / "out", CONFIG, "a", close=OSError("the disk is full"))
+    with pytest.raises(KeyboardInterrupt):
+        run(job(every=10), record, watcher(passes))
+    assert record.closed == [("KILLED", "interrupted", "")]

@@ -204,10 +204,10 @@ def _write_run(client, experiment_id, parent, values, config, fd, folder, shade)
     client.set_terminated(run_id, "FINISHED")
 
 
-@pytest.fixture
-def store_client(uri):
+@pytest.fixture(scope="session")
+def store_client(empty_store):
     """The client of a store that has none of the made-up runs: what is shown is from the records alone."""
-    return MlflowClient(uri)
+    return MlflowClient(f"sqlite:///{empty_store}")
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from rich.console import Console
 from gan_core.checkpoint import CheckpointFolder
 from gan_core.config import RunConfig, RunOptions
 from gan_core.errors import UserError
+from gan_core.metric_names import LOCK
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import LOCK_TAG, MlflowClient
+from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from gan_core.training import train
 from sweeps.compat import let_tune_use_waiting_workers
@@ -23,7 +24,7 @@ from sweeps.plan import Plan, locked
 from sweeps.ray_session import ray_session, set_ray_environment
 from sweeps.runs import begin_sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray in this process")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -178,7 +179,7 @@ def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, plan, rows, uri
             client.log_param(stray, key, value)
     ((first,),) = rows("SELECT run_uuid FROM runs WHERE name = 'adam_z5_s0'")
     client.delete_tag(first, "sweep.setting")
-    client.set_tag(parent, LOCK_TAG, "../../x")
+    client.set_tag(parent, LOCK, "../../x")
     code, said = go(plan(name=name))
     assert (code, to_do(said)) == (0, "1 skip")
     assert f"Report:   {tmp_path / 'reports'}" in said

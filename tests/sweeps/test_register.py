@@ -12,11 +12,12 @@ import torch
 from mlflow.entities import Metric, Param
 from mlflow.models import Model
 
+from gan_core.architectures import NETWORKS
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.metric_names import GENERATOR_FILE
+from gan_core.metric_names import GENERATOR_FILE, PARENT
 from gan_core.networks import build_models, load_generator, save_generator
-from gan_core.tracking.queries import PARENT_TAG, MlflowClient, create_run
+from gan_core.tracking.queries import MlflowClient, create_run
 from gan_core.tracking.store import prepare_store
 from sweeps.register import register_best
 from sweeps.resume import Sweep
@@ -42,10 +43,10 @@ def sweep(client, uri):
 def add_run(client, sweep, tmp_path):
     """A run of the sweep, ended, with its generator; its id."""
 
-    def add(seed, fd, status="FINISHED", classifier="ab", health="ok"):
-        config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=seed)
+    def add(seed, fd, status="FINISHED", classifier="ab", health="ok", network="mlp"):
+        config = RunConfig(dataset="digits", network=network, z_dim=Z_DIM, hidden_dim=8, seed=seed)
         tags = {
-            PARENT_TAG: sweep.parent_id,
+            PARENT: sweep.parent_id,
             "quality.classifier": classifier,
             "quality.n": "10",
             "health": health,
@@ -73,7 +74,7 @@ def in_own_process(command, uri):
     return run
 
 
-def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, rows):
+def test_the_generator_of_the_least_distance_is_registered_once(client, sweep, add_run, rows):
     add_run(0, 300.0)
     best = add_run(1, 200.0)
     add_run(2, 100.0, status="FAILED")
@@ -81,7 +82,7 @@ def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, r
     add_run(4, None)
     made = register_best(client, sweep, "digits")
     assert str(made) == (
-        "digits version 1: the generator of sgd_z7_s1, of least fd (200.0) among 2 finished runs"
+        "digits version 1: the generator of sgd_z7_s1, with the least Fréchet distance (200.0) of 2 finished runs"
     )
     there = client.get_model_version("digits", "1")
     config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=1)
@@ -94,14 +95,14 @@ def test_the_generator_of_least_fid_is_registered_once(client, sweep, add_run, r
 
     again = register_best(client, sweep, "digits")
     assert (again.version, again.new) == ("1", False)
-    assert "digits version 1, there already" in str(again)
+    assert "digits version 1, registered before" in str(again)
     assert len(client.search_model_versions("name = 'digits'")) == 1
     assert before == (rows("SELECT count(*) FROM logged_models"), rows("SELECT end_time, status FROM runs"))
 
     add_run(5, 50.0, health="mode-collapsed")
     better = register_best(client, sweep, "digits")
     assert (better.version, better.new) == ("2", True)
-    assert str(better).endswith("among 3 finished runs; mind its health: mode-collapsed")
+    assert str(better).endswith("of 3 finished runs; its health: mode-collapsed")
     assert register_best(client, sweep, "other").version == "1"
 
 
@@ -113,9 +114,18 @@ def test_without_a_score_that_counts_none_is_the_best(client, sweep, add_run):
         register_best(client, sweep, "digits")
     add_run(1, 5.0)
     add_run(2, 5.0, classifier="cd")
-    with pytest.raises(UserError, match=r"different classifiers"):
+    with pytest.raises(UserError, match=r"with different classifiers"):
         register_best(client, sweep, "digits")
     assert not client.search_registered_models()
+
+
+def test_a_generator_that_the_served_code_does_not_compute_is_refused(client, sweep, add_run, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
+    add_run(0, 12.0, network="another")
+    with pytest.raises(UserError, match=r"of the network mlp can be registered .*, sgd_z7_s0 has another"):
+        register_best(client, sweep, "digits-g")
+    assert not client.search_registered_models()
+    assert not client.search_logged_models([sweep.experiment_id])
 
 
 def test_what_is_saved_says_all_that_is_needed_to_use_it(client, sweep, add_run):
@@ -180,11 +190,11 @@ def test_the_command_registers_and_mlflow_serves(command, uri, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
     (line,) = re.findall(r"^Model: +(.*)$", first.stdout, re.MULTILINE)
     (run, fd) = re.fullmatch(
-        r"best\.digits version 1: the generator of (\w+), of least fd \(([\d.]+)\) among 2 finished runs"
-        r"(?:; mind its health: [\w-]+)?",
+        r"best\.digits version 1: the generator of (\w+), with the least Fréchet distance \(([\d.]+)\) of 2 finished runs"
+        r"(?:; its health: [\w-]+)?",
         line,
     ).groups()
-    assert "best.digits version 1, there already" in again.stdout
+    assert "best.digits version 1, registered before" in again.stdout
 
     client = MlflowClient(uri)
     run_id = client.get_model_version("best.digits", "1").run_id

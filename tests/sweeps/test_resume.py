@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gan_core.config import RunOptions
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
-from gan_core.tracking.queries import LOCK_TAG, MlflowClient, settle_stale
+from gan_core.metric_names import LOCK
+from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison.compare import compare
 from sweeps.comparison.records import read_sweep
@@ -192,7 +193,7 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
     stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.parent_id})
     client.log_param(stray.info.run_id, "epochs", "9" * 5000)
     for _ in range(2):
-        client.set_tag(sweep.parent_id, LOCK_TAG, "../../../etc/passwd")
+        client.set_tag(sweep.parent_id, LOCK, "../../../etc/passwd")
         client.set_tag(sweep.parent_id, "sweep.unnamed", "\n")
         assert actions(client, experiment, plan()) == ["new", "new"]
     client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
@@ -200,7 +201,7 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
 
 
 TAGS = [
-    "config_hash", "sweep.setting", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK_TAG, "mlflow.parentRunId",
+    "config_hash", "sweep.setting", "sweep.kind", "sweep.key", "sweep.unnamed", LOCK, "mlflow.parentRunId",
     "health", "failure_reason", "quality.classifier", "quality.classifier_accuracy", "quality.n", "quality.real_baseline",
     "now.epochs", "sweep.format", "sweep.axes",
 ]  # fmt: skip
@@ -269,6 +270,6 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert "on another machine or with another --checkpoint-dir" in said
     tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
-    client.set_tag(sweep.parent_id, LOCK_TAG, tag)
+    client.set_tag(sweep.parent_id, LOCK, tag)
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert said == "now            it was cut off"

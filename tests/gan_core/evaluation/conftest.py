@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_core.evaluation import classifier, train_classifier
+from gan_core.evaluation import train_classifier
 from gan_core.evaluation.baselines import Reference, load_reference
 
 
@@ -17,8 +17,8 @@ def one_thread():
 
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges that know little but are there in a second; none comes with the package."""
-    monkeypatch.setattr(classifier, "PACKAGED", {})
+    """Classifiers that know little but are trained in a second; none comes with the package."""
+    monkeypatch.setattr(train_classifier, "PACKAGED", {})
     monkeypatch.setattr(train_classifier, "EPOCHS", 1)
     monkeypatch.setattr(train_classifier, "LEAST_STEPS", 9)
 

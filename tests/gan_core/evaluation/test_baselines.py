@@ -42,9 +42,9 @@ def test_is_computed_once_and_comes_back_the_same(cache: Path, short_training, m
 def test_several_at_once_compute_one(cache: Path, short_training, monkeypatch):
     computed = counted_computing(monkeypatch)
     with ThreadPoolExecutor(3) as pool:
-        floors = [found.real_baseline for found in pool.map(load_reference, ["digits"] * 3, [cache] * 3)]
+        baselines = [found.real_baseline for found in pool.map(load_reference, ["digits"] * 3, [cache] * 3)]
     assert computed == ["digits"]
-    assert floors[0] == floors[1] == floors[2]
+    assert baselines[0] == baselines[1] == baselines[2]
 
 
 def test_a_damaged_one_is_computed_again(cache: Path, short_training, monkeypatch):
@@ -68,10 +68,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, digits, 
     (tmp_path / "a file").write_text("in the way")
     found = load_reference("digits", tmp_path / "a file")
     assert found.real_baseline == digits.real_baseline
-    assert "cannot keep the scores' reference of digits in" in capsys.readouterr().err
+    assert "cannot cache what digits is scored against in" in capsys.readouterr().err
 
 
-def test_one_of_another_judge_is_not_used(cache: Path, short_training, monkeypatch):
+def test_one_of_another_classifier_is_not_used(cache: Path, short_training, monkeypatch):
     computed = counted_computing(monkeypatch)
     first = load_reference("digits", cache)
     monkeypatch.setitem(train_classifier.RECIPE, "epochs", 99)
@@ -81,7 +81,7 @@ def test_one_of_another_judge_is_not_used(cache: Path, short_training, monkeypat
     assert second.classifier.record.weights_sha256 != first.classifier.record.weights_sha256
 
 
-def test_floor_images_are_training_images_without_repeats():
+def test_the_real_baselines_images_are_training_images_without_repeats():
     one, again, other = (real_baseline_images("digits", 599, draw=draw).flatten(1) for draw in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

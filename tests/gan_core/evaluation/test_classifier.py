@@ -9,44 +9,43 @@ import torch
 from gan_core.data import load_split
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
-from gan_core.evaluation import classifier as judge_module
-from gan_core.evaluation import train_classifier as train_module
-from gan_core.evaluation.classifier import accuracy, classifier_for, load_classifier, look_at
-from gan_core.evaluation.train_classifier import moved, scale_features
+from gan_core.evaluation import train_classifier as module
+from gan_core.evaluation.classifier import Classifier, accuracy, extract_features, load_classifier
+from gan_core.evaluation.train_classifier import classifier_for, moved, scale_features
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream
 
 
 def counted_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     trained: list[str] = []
-    really_train = train_module.train_classifier
+    really_train = module.train_classifier
 
     def train_classifier(train, test, seed=0):
         trained.append(train.name)
         return really_train(train, test, seed)
 
-    monkeypatch.setattr(train_module, "train_classifier", train_classifier)
+    monkeypatch.setattr(module, "train_classifier", train_classifier)
     return trained
 
 
 @pytest.mark.parametrize(("dataset", "accuracy"), [("mnist", 0.992), ("digits", 0.985)])
-def test_the_packaged_judge_is_what_its_record_says(dataset, accuracy):
+def test_the_packaged_classifier_is_what_its_record_says(dataset, accuracy):
     record = json.loads(PACKAGED[dataset].with_suffix(".json").read_text())
     content = PACKAGED[dataset].read_bytes()
     assert record["dataset"] == dataset
     assert len(content) < 1_000_000
     assert hashlib.sha256(content).hexdigest() == record["weights_sha256"]
-    assert record["recipe"] == train_module.RECIPE
+    assert record["recipe"] == module.RECIPE
     assert record["test_accuracy"] >= accuracy
 
 
 @pytest.mark.parametrize("dataset", ["digits", pytest.param("mnist", marks=pytest.mark.slow)])
-def test_the_packaged_judge_is_as_good_as_its_record_says(dataset):
+def test_the_packaged_classifier_is_as_good_as_its_record_says(dataset):
     classifier = classifier_for(dataset, Path("/nowhere"))  # needs no cache
     assert accuracy(classifier.network, load_split(dataset, "test")) == classifier.record.test_accuracy
 
 
-def test_a_judge_is_trained_once_and_kept(cache: Path, short_training, monkeypatch, capsys):
+def test_a_classifier_is_trained_once_and_kept(cache: Path, short_training, monkeypatch, capsys):
     trained = counted_training(monkeypatch)
     first = classifier_for("digits", cache)
     said = capsys.readouterr().err
@@ -56,7 +55,9 @@ def test_a_judge_is_trained_once_and_kept(cache: Path, short_training, monkeypat
     assert f"{first.record.test_accuracy:.2%} of 599 test images right" in said
     assert second.record == first.record
     images = load_split("digits", "test").images
-    for one, other in zip(look_at(first.network, images), look_at(second.network, images), strict=True):
+    for one, other in zip(
+        extract_features(first.network, images), extract_features(second.network, images), strict=True
+    ):
         assert torch.equal(one, other)
     assert accuracy(second.network, load_split("digits", "test")) == first.record.test_accuracy
 
@@ -64,12 +65,12 @@ def test_a_judge_is_trained_once_and_kept(cache: Path, short_training, monkeypat
 def test_training_is_the_same_each_time_and_leaves_the_global_generator_alone(short_training):
     train, test = load_split("digits", "train"), load_split("digits", "test")
     torch.manual_seed(1)
-    one, _ = train_module.train_classifier(train, test)
+    one, _ = module.train_classifier(train, test)
     drawn = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(drawn, torch.rand(3))
-    other, _ = train_module.train_classifier(train, test)
-    different, _ = train_module.train_classifier(train, test, seed=1)
+    other, _ = module.train_classifier(train, test)
+    different, _ = module.train_classifier(train, test, seed=1)
     assert torch.equal(one.head.weight, other.head.weight)
     assert not torch.equal(one.head.weight, different.head.weight)
 
@@ -86,7 +87,7 @@ def test_several_at_once_train_one(cache: Path, short_training, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".json"])
-def test_a_damaged_judge_is_trained_again(cache: Path, short_training, monkeypatch, ending: str):
+def test_a_damaged_classifier_is_trained_again(cache: Path, short_training, monkeypatch, ending: str):
     trained = counted_training(monkeypatch)
     before = classifier_for("digits", cache)
     (kept,) = cache.glob(f"classifier-digits-*{ending}")
@@ -97,10 +98,10 @@ def test_a_damaged_judge_is_trained_again(cache: Path, short_training, monkeypat
     assert not list(cache.glob(".*"))  # nothing half-written is left behind
 
 
-def test_another_recipe_is_another_judge(cache: Path, short_training, monkeypatch):
+def test_another_recipe_is_another_classifier(cache: Path, short_training, monkeypatch):
     trained = counted_training(monkeypatch)
     classifier_for("digits", cache)
-    monkeypatch.setitem(train_module.RECIPE, "epochs", 99)
+    monkeypatch.setitem(module.RECIPE, "epochs", 99)
     classifier_for("digits", cache)
     assert len(trained) == 2
 
@@ -113,16 +114,16 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, short_traini
 
 
 def test_a_damaged_package_is_one_line(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(judge_module, "PACKAGED", {"digits": tmp_path / "gone.safetensors"})
+    monkeypatch.setattr(module, "PACKAGED", {"digits": tmp_path / "gone.safetensors"})
     with pytest.raises(UserError, match="missing or damaged"):
         classifier_for("digits", tmp_path)
 
 
-def test_look_at_is_the_network_in_blocks():
+def test_features_are_those_of_the_network_in_blocks():
     classifier = load_classifier(PACKAGED["digits"])
     assert classifier is not None
     images = load_split("digits", "test").images[:300]  # more than a block
-    features, log_probabilities = look_at(classifier.network, images)
+    features, log_probabilities = extract_features(classifier.network, images)
     expected, logits = classifier.network(to_unit_range(images))
     torch.testing.assert_close(features, expected)
     torch.testing.assert_close(log_probabilities, logits.log_softmax(dim=1))
@@ -131,10 +132,10 @@ def test_look_at_is_the_network_in_blocks():
 def test_scaling_the_features_keeps_the_logits(short_training):
     train = load_split("digits", "train")
     torch.manual_seed(0)
-    network = judge_module.Classifier().requires_grad_(False)
-    _, before = look_at(network, train.images)
+    network = Classifier().requires_grad_(False)
+    _, before = extract_features(network, train.images)
     scale_features(network, train.images)
-    features, after = look_at(network, train.images)
+    features, after = extract_features(network, train.images)
     assert features.square().mean().item() == pytest.approx(1, rel=1e-4)
     torch.testing.assert_close(after, before)
 
@@ -148,15 +149,15 @@ def test_moved_images_are_shifts():
     assert places == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
 
 
-def test_the_command_writes_a_judge_that_loads(tmp_path: Path, short_training, capsys):
+def test_the_command_writes_a_classifier_that_loads(tmp_path: Path, short_training, capsys):
     out = tmp_path / "mine.safetensors"
-    assert train_module.main(["--dataset", "digits", "--out", str(out), "--seed", "3"]) == 0
+    assert module.main(["--dataset", "digits", "--out", str(out), "--seed", "3"]) == 0
     kept = load_classifier(out)
     assert kept is not None
     assert kept.record.command == "python -m gan_core.evaluation.train_classifier --dataset digits --seed 3"
     assert f"{kept.record.test_accuracy:.2%}" in capsys.readouterr().out
 
 
-def test_the_command_puts_no_new_judge_into_the_package(capsys):
-    assert train_module.main(["--dataset", "fashion-mnist"]) == 2
+def test_the_command_puts_no_new_classifier_into_the_package(capsys):
+    assert module.main(["--dataset", "fashion-mnist"]) == 2
     assert "name a file with --out" in capsys.readouterr().err

@@ -110,26 +110,11 @@ def test_losses_that_no_step_changes_are_a_collapse():
     assert run.diagnosis().health == "ok"
 
 
-def test_one_picture_is_a_collapse():
-    assert Run(spread=0.0003).diagnosis().health == "collapsed"
-    assert Run(spread=0.037).diagnosis().health == "ok"
-
-
-def test_images_no_nearer_than_an_untrained_generators_are_no_learning():
-    assert Run().diagnosis(evaluated(fd=48, precision=0.1)).health == "not-learning"
-    assert Run().diagnosis(evaluated(fd=40, precision=0.1)).health == "ok"
-
-
 def test_missing_classes_are_a_mode_collapse():
     shares = np.array([0, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0])
     found = Run().diagnosis(evaluated(shares))
     assert found.health == "mode-collapsed"
     assert "classes 0, 9 missing" in found.reason
-
-
-def test_few_pictures_of_every_class_are_a_mode_collapse():
-    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.005)).health == "mode-collapsed"
-    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.04)).health == "ok"
 
 
 def test_a_certain_discriminator_dominates_and_is_told_beside_a_mode_collapse():
@@ -147,6 +132,170 @@ def test_losses_of_one_iteration_an_epoch_are_not_frozen():
     assert run.diagnosis().health == "collapsed"
     run.last = run.last[0][:1], run.last[1][:1]
     assert run.diagnosis().health == "ok"
+
+
+UP, DOWN = float("inf"), float("-inf")
+
+
+def beside(value: float, towards: float) -> float:
+    """The next float32 from a threshold: as near as a run can come to it."""
+    return float(np.nextafter(np.float32(value), np.float32(towards)))
+
+
+def pinned_mean(loss: float, name: str = "discriminator", since: int = 2, until: int = 4) -> Run:
+    run = Run()
+    run.set_from(since, **{f"loss__{name}": loss})
+    run.set_from(until + 1, **{f"loss__{name}": 0.9})
+    return run
+
+
+def pinned_tail(loss: float, steps: int, name: str = "discriminator") -> Run:
+    """Its last iterations at `loss`."""
+    run = Run()
+    run.last[name == "generator"][-steps:] = loss
+    return run
+
+
+def frozen(std: float, other: float = 0.0) -> Run:
+    run = Run()
+    run.set_from(3, loss_std__discriminator=std, loss_std__generator=other)
+    return run
+
+
+def certain(real: float, fake: float) -> Run:
+    run = Run()
+    run.set_from(3, score__real=real, score__fake=fake)
+    return run
+
+
+def share(of_class_3: float) -> Evaluation:
+    shares = np.full(10, 0.1)
+    shares[3] = of_class_3
+    return evaluated(shares)
+
+
+@pytest.mark.parametrize(
+    ("run", "evaluation", "health"),
+    [
+        # A loss pinned above 50: in an epoch's mean, or in the median of the last tenth of its iterations.
+        *((pinned_mean(50.0, name), GOOD, "ok") for name in ("discriminator", "generator")),
+        *(
+            (pinned_mean(beside(50.0, UP), name), GOOD, "collapsed")
+            for name in ("discriminator", "generator")
+        ),
+        (pinned_mean(99.0, since=4), GOOD, "collapsed"),
+        (pinned_mean(99.0, until=3), GOOD, "ok"),
+        (pinned_tail(50.0, 100), GOOD, "ok"),
+        (pinned_tail(beside(50.0, UP), 100), GOOD, "collapsed"),
+        (pinned_tail(100.0, 4), GOOD, "ok"),
+        (pinned_tail(100.0, 6, "generator"), GOOD, "collapsed"),
+        # No loss moves: both spreads below 1e-5.
+        (frozen(1e-5), GOOD, "ok"),
+        (frozen(0.0, 1e-5), GOOD, "ok"),
+        (frozen(0.99e-5, 0.99e-5), GOOD, "collapsed"),
+        # One picture: below 0.005.
+        (Run(spread=0.005), GOOD, "ok"),
+        (Run(spread=beside(0.005, DOWN)), GOOD, "collapsed"),
+        # Not learning: a distance of 0.85 of an untrained G's or more, and a precision below 0.5.
+        (Run(), evaluated(fd=42.5, precision=0.4), "not-learning"),
+        (Run(), evaluated(fd=beside(42.5, DOWN), precision=0.4), "ok"),
+        (Run(), evaluated(fd=48.0, precision=0.5), "ok"),
+        (Run(), evaluated(fd=48.0, precision=beside(0.5, DOWN)), "not-learning"),
+        # A class missing: below 0.005 of the images.
+        (Run(), share(0.005), "ok"),
+        (Run(), share(beside(0.005, DOWN)), "mode-collapsed"),
+        # Few pictures: recall below 0.01 and coverage below 0.025.
+        (Run(), evaluated(recall=0.01, coverage=0.0), "ok"),
+        (Run(), evaluated(recall=0.0, coverage=0.025), "ok"),
+        (Run(), evaluated(recall=beside(0.01, DOWN), coverage=beside(0.025, DOWN)), "mode-collapsed"),
+        # D certain: above 0.9 of real images and below 0.1 of generated ones.
+        (certain(0.9, 0.05), GOOD, "ok"),
+        (certain(0.95, 0.1), GOOD, "ok"),
+        (certain(beside(0.9, UP), beside(0.1, DOWN)), GOOD, "d-dominant"),
+    ],
+)
+def test_both_sides_of_every_threshold(run: Run, evaluation: Evaluation, health: str):
+    assert run.diagnosis(evaluation).health == health
+
+
+def test_each_diagnosis_names_its_evidence():
+    """The words that the tests above do not look at, with the figures in them."""
+    figures = "D gives real images 0.70 and generated ones 0.30, losses 0.95 and 1.6 in epoch 4"
+    assert Run().diagnosis() == Diagnosis("ok", figures, 1)
+    assert pinned_tail(100.0, 20).diagnosis() == Diagnosis(
+        "collapsed",
+        "the loss of the discriminator is pinned at 100 since epoch 4, first in iteration 81 of 100: "
+        "no gradient is left",
+        4,
+    )
+    still = frozen(0.0)
+    still.set_from(3, loss__discriminator=0.9, loss__generator=1.5)
+    assert still.diagnosis() == Diagnosis(
+        "collapsed", "no step changes a loss since epoch 3: 0.9 of D, 1.5 of G throughout", 3
+    )
+    assert Run(spread=0.0003).diagnosis() == Diagnosis(
+        "collapsed",
+        "G makes one picture whatever z is: a pixel's standard deviation is 0.0003 of its range after epoch 4",
+        4,
+    )
+    assert Run().diagnosis(evaluated(fd=48, precision=0.1)) == Diagnosis(
+        "not-learning",
+        "Fréchet distance 48 after epoch 4, 50 untrained; 10% of the images lie near a real one",
+        4,
+    )
+    assert Run().diagnosis(share(0.0)) == Diagnosis(
+        "mode-collapsed",
+        "class 3 missing; 10% of the images are of class 0; recall 0.100, coverage 0.090 after epoch 4",
+        4,
+    )
+    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.0)) == Diagnosis(
+        "mode-collapsed",
+        "10% of the images are of class 0; recall 0.000, coverage 0.000 after epoch 4",
+        4,
+    )
+    assert certain(0.95, 0.05).diagnosis() == Diagnosis(
+        "d-dominant",
+        "D is nearly certain of every image since epoch 3: D gives real images 0.95 and generated ones 0.05, "
+        "losses 0.95 and 1.6 in epoch 4",
+        3,
+    )
+
+
+def test_of_several_that_are_true_the_first_in_order_is_told():
+    run = certain(0.95, 0.05)
+    worst = evaluated(np.eye(10)[8], fd=60, precision=0.0)
+    assert run.diagnosis(evaluated(np.eye(10)[8])).health == "mode-collapsed"
+    assert run.diagnosis(worst).health == "not-learning"
+    run.spread = 0.0
+    assert run.diagnosis(worst).health == "collapsed"
+    run.set_from(4, loss__generator=float("nan"))
+    assert run.diagnosis(worst).health == "diverged"
+
+
+def test_without_an_untrained_baseline_no_run_is_not_learning():
+    run = Run()
+    worst = evaluated(fd=60, precision=0.0)
+    assert diagnose(run.history, run.last, run.spread, worst, None).health == "ok"
+
+
+def test_an_epoch_of_few_iterations_has_its_last_one_for_a_tail():
+    for steps, pinned in ((1, 1), (9, 1), (19, 1), (20, 2)):
+        run = Run()
+        run.last = np.full(steps, 0.9, np.float32), np.full(steps, 1.6, np.float32)
+        run.last[0][-pinned:] = 100
+        found = run.diagnosis()
+        assert found.health == "collapsed"
+        assert f"first in iteration {steps - pinned + 1} of {steps}" in found.reason
+
+
+def test_a_run_that_broke_only_in_its_last_epoch_says_in_which_iteration():
+    run = Run()
+    run.set_from(4, loss__discriminator=60.0)
+    run.last[0][30:] = 100
+    assert "since epoch 4, first in iteration 31 of 100" in run.diagnosis().reason
+    run.set_from(3, loss__discriminator=60.0)
+    assert run.diagnosis().epoch == 3
+    assert "iteration" not in run.diagnosis().reason
 
 
 def test_a_run_of_no_epoch_is_refused():

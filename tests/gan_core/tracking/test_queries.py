@@ -7,9 +7,8 @@ from filelock import FileLock
 
 from gan_core.config import RunConfig
 from gan_core.locks import liveness, lock_tag
+from gan_core.metric_names import LOCK, PARENT
 from gan_core.tracking.queries import (
-    LOCK_TAG,
-    PARENT_TAG,
     MlflowClient,
     create_run,
     find_cut_off,
@@ -18,7 +17,7 @@ from gan_core.tracking.queries import (
 from gan_core.tracking.store import prepare_store
 
 CONFIG = RunConfig(dataset="digits", epochs=3)
-LOCK = "0123456789abcdef" * 2 + "/lock"
+LOCK_FILE = "0123456789abcdef" * 2 + "/lock"
 
 
 @pytest.fixture
@@ -33,14 +32,14 @@ def experiment(uri):
 
 @pytest.fixture
 def places(tmp_path):
-    (tmp_path / "checkpoints" / LOCK).parent.mkdir(parents=True)
+    (tmp_path / "checkpoints" / LOCK_FILE).parent.mkdir(parents=True)
     return tmp_path / "checkpoints"
 
 
 @pytest.fixture
 def make(client, experiment):
     def run(status="RUNNING", tag=None, parent=None, name="a"):
-        tags = {key: value for key, value in ((LOCK_TAG, tag), (PARENT_TAG, parent)) if value is not None}
+        tags = {key: value for key, value in ((LOCK, tag), (PARENT, parent)) if value is not None}
         run_id = create_run(client, experiment, name, CONFIG, tags)
         client.update_run(run_id, status=status)
         return run_id
@@ -54,7 +53,7 @@ def status(client, run_id):
 
 @pytest.mark.parametrize("before", ["RUNNING", "SCHEDULED"])
 def test_what_a_dead_process_left_is_killed_with_its_children(client, experiment, places, make, before):
-    parent = make(tag=lock_tag(places, LOCK))
+    parent = make(tag=lock_tag(places, LOCK_FILE))
     child, done = make(before, parent=parent, name="child"), make("FINISHED", parent=parent)
     assert settle_stale(client, experiment, places) == ["child", "a"]
     assert [status(client, run_id) for run_id in (parent, child, done)] == ["KILLED", "KILLED", "FINISHED"]
@@ -62,32 +61,24 @@ def test_what_a_dead_process_left_is_killed_with_its_children(client, experiment
 
 
 def test_what_a_live_process_trains_is_left_alone(client, experiment, places, make):
-    tag = lock_tag(places, LOCK)
+    tag = lock_tag(places, LOCK_FILE)
     run_id = make(tag=tag)
-    with FileLock(places / LOCK):
+    with FileLock(places / LOCK_FILE):
         assert settle_stale(client, experiment, places) == []
         assert status(client, run_id) == "RUNNING"
         assert settle_stale(client, experiment, places, ours=tag) == ["a"]
 
 
-def test_another_folders_runs_are_not_judged_but_a_moved_folders_are(
+def test_another_folders_runs_are_left_alone_but_a_moved_folders_are_not(
     client, experiment, places, make, tmp_path
 ):
-    run_id = make(tag=lock_tag(places, LOCK))
+    run_id = make(tag=lock_tag(places, LOCK_FILE))
     assert settle_stale(client, experiment, tmp_path / "none") == []
-    lock_tag(tmp_path / "other", LOCK)
+    lock_tag(tmp_path / "other", LOCK_FILE)
     assert settle_stale(client, experiment, tmp_path / "other") == []
     assert status(client, run_id) == "RUNNING"
     shutil.move(places, tmp_path / "moved")
     assert settle_stale(client, experiment, tmp_path / "moved") == ["a"]
-
-
-def test_a_folder_is_given_one_identity_by_many(places, at_once, tmp_path):
-    setup = f"from pathlib import Path\nfrom gan_core.locks import lock_tag\nhere = Path({str(tmp_path)!r})"
-    at_once(12, setup, "(here / str(number)).write_text(lock_tag(here / 'new', 'x'))")
-    assert len({(tmp_path / str(number)).read_text() for number in range(12)}) == 1
-    (tmp_path / "new" / "identity").write_bytes(b"\x00")  # a power cut's, say
-    assert lock_tag(tmp_path / "new", "x") == lock_tag(tmp_path / "new", "x")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from gan_core.networks import load_generator
 from tests.servers import LOOPBACK, mlflow_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 PASSWORD = secrets.token_urlsafe(12)
 PROTECTED = ("--app-name", "basic-auth", "--allowed-hosts", f"{LOOPBACK}:*,mlflow.example.org")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from gan_core.metric_names import sheet_name
-from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison import compare, report_files
 from sweeps.report import write_files
 
@@ -65,7 +64,7 @@ def made_up_sweep(kind, made_up):
 
 
 @pytest.fixture(scope="module", params=["practical", "any axes", "hostile", "empty"])
-def page(request, made_up, empty_store, tmp_path_factory):
+def page(request, made_up, store_client, tmp_path_factory):
     """The address of a report's page. All its runs have the same sample sheets."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "samples").mkdir()
@@ -73,7 +72,7 @@ def page(request, made_up, empty_store, tmp_path_factory):
         (folder / sheet_name(epoch)).write_bytes(made_up.sheet(60))
     record = made_up_sweep(request.param, made_up)
     record = replace(record, runs=[replace(run, artifact_uri=str(folder)) for run in record.runs])
-    write_files(folder, report_files(MlflowClient(f"sqlite:///{empty_store}"), compare(record)))
+    write_files(folder, report_files(store_client, compare(record)))
     return (folder / "report.html").as_uri()
 
 
@@ -125,7 +124,9 @@ def test_every_text_can_be_read(browser, page, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_picture_is_there_and_has_words(browser, page, scheme):
     tab = opened(browser, page, color_scheme=scheme)
-    pictures = tab.evaluate("[...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.naturalHeight])")
+    pictures = tab.evaluate(
+        "[...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.naturalHeight])"
+    )
     if "No run has begun" not in tab.content():
         assert pictures
     for alt, complete, width, height in pictures:

@@ -37,7 +37,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def files(made_up, store_client):
     def of(runs, absent=(), **changes):
         return report_files(store_client, compare(made_up.sweep(runs, absent, **changes)))
@@ -45,7 +45,7 @@ def files(made_up, store_client):
     return of
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def good(files, made_up):
     return files(made_up.settings(FOUR))
 

@@ -1,7 +1,6 @@
 """The command on a real store, written as a grid writes it."""
 
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gan_core import metric_names as names
-from gan_core.errors import UserError
+from gan_core.cli import exit_code
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
@@ -20,12 +19,7 @@ EPOCHS = 4
 
 
 def run(*words):
-    """The command without the end of its process."""
-    try:
-        return main([str(word) for word in words])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return exit_code("report.py", lambda: main([str(word) for word in words]))
 
 
 def test_the_report_of_a_store(write, uri, tmp_path, capsys, monkeypatch):
@@ -101,9 +95,7 @@ def test_what_the_end_of_a_grid_keeps_with_the_sweep(write, uri, tmp_path):
     "axes", [{"batch_size": [8, 16], "hidden_dim": [8, 16, 32]}, {"epochs": [3, 4], "hidden_dim": [8]}]
 )
 def test_any_field_is_an_axis(write, uri, axes):
-    parent = write(
-        "any", axes=axes, seeds=(0, 1), fd=lambda values, seed: values["hidden_dim"] + seed / 10
-    )
+    parent = write("any", axes=axes, seeds=(0, 1), fd=lambda values, seed: values["hidden_dim"] + seed / 10)
     client = MlflowClient(uri)
     record = read_sweep(client, client.get_run(parent))
     assert record.axes == list(axes)

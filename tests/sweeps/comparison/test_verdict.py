@@ -235,7 +235,7 @@ def test_the_words_of_settings_that_could_not_be_tested(say, made_up):
     assert "Not tested, because they share fewer than two seeds with it: adam_z20." in said
     runs += [made_up.run(seed, 6.0, z_dim=100) for seed in (7, 8)]
     assert "The next, sgd_z100, has fd 6.00. It shares fewer than two seeds with the best" in say(runs)[1]
-    runs = made_up.settings({("sgd", 20): 5.0}) + [made_up.run(7, 9.0, z_dim=50)]
+    runs = [*made_up.settings({("sgd", 20): 5.0}), made_up.run(7, 9.0, z_dim=50)]
     assert say(runs)[0].startswith("No verdict: no other setting shares two seeds with sgd_z20.")
 
 

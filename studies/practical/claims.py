@@ -24,7 +24,7 @@ SWING = {"D": names.LOSS_STD_D, "G": names.LOSS_STD_G}
 NEAR = 1 / 3  # "near 6" is 4 to 8: the practical's numbers were read off curves
 STRONG = 0.5  # a rank correlation that tells something: a quarter of the ranks' variance
 EPOCHS_TO_CORRELATE = 5
-ABOVE_0 = (math.nextafter(0.0, 1.0), math.inf)
+ABOVE_0 = (0.0, math.inf)
 
 Outcome = Literal["holds", "does not hold", "not decided"]
 Unit = Literal["", "times", "rho"]
@@ -96,7 +96,7 @@ def decide(
     if not found.n:
         return Part(key, lacks=lacks or "no run", about=about)
     outcome: Outcome = "not decided"
-    if found.n > 1 and within[0] <= found.low and found.high <= within[1]:
+    if found.n > 1 and within[0] < found.low and found.high < within[1]:
         outcome = "holds"
     elif found.n > 1 and (found.high < within[0] or within[1] < found.low):
         outcome = "does not hold"

@@ -84,7 +84,8 @@ def fd_chart(lines: Sequence[Line], real: float, untrained: float) -> Picture:
     with rc_context(STYLE):
         figure, axes = _axes("", "Fréchet distance", (8.6, 4), len(lines))
         for line in lines:
-            _draw(axes, line, names.FD, log=True)
+            finished = [run for run in line.runs if run.finished]  # as in the settings' means
+            _draw(axes, line._replace(runs=finished), names.FD, log=True)
         for value, name in ((real, "real images"), (untrained, "untrained G")):
             if value > 0:
                 axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))

@@ -140,7 +140,11 @@ def runs_csv(comparison: Comparison) -> bytes:
         }
         for run in comparison.record.runs
     ]  # fmt: skip
-    return _csv(rows + [absent._asdict() for absent in comparison.record.absent])
+    rows += [
+        {"run": run.name, "setting": run.setting, "status": run.status, "failure": run.failure}
+        for run in comparison.record.absent
+    ]
+    return _csv(rows)
 
 
 def _setting_row(setting: Setting, comparison: Comparison, contrast: Contrast | None) -> dict[str, object]:

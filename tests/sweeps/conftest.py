@@ -103,12 +103,12 @@ def settings(fds, seeds=5, spread=0.05, **common):
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made_up():
     """What makes records up, and the classifier that they have."""
     return SimpleNamespace(
         run=make_run, sweep=make_sweep, settings=settings, with_metrics=with_metrics, with_losses=with_losses,
-        classifier=CLASSIFIER, params=PARAMS,
+        classifier=CLASSIFIER, params=PARAMS, sheet=sample_sheet,
     )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def write_sweep(
     axes: field → values, or a list of settings, field → value. fd(setting, seed) → the last Fréchet distance.
     """
     axes = axes or {"optimizer": ["sgd", "adam"], "z_dim": [20]}
-    fixed = {"epochs": 4, "dataset": "digits", **fixed}
+    fixed = {"dataset": "digits", **({} if "epochs" in axes else {"epochs": 4}), **fixed}
     if isinstance(axes, dict):
         fields, points = (
             list(axes),
@@ -202,6 +202,12 @@ def _write_run(client, experiment_id, parent, values, config, fd, folder, shade)
     np.savez(folder / names.LOSSES_ARRAYS, discriminator=losses - 1, generator=losses)
     client.log_artifact(run_id, str(folder / names.LOSSES_ARRAYS))
     client.set_terminated(run_id, "FINISHED")
+
+
+@pytest.fixture(scope="session")
+def store_client(empty_store):
+    """The client of a store that has none of the made-up runs: what is shown is from the records alone."""
+    return MlflowClient(f"sqlite:///{empty_store}")
 
 
 @pytest.fixture

@@ -240,9 +240,7 @@ class MlflowTracker:
             self._closing.wait(seconds)
 
     def _failure(self, error: BaseException) -> TrackingError:
-        return TrackingError(
-            f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}"
-        )
+        return TrackingError(f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}")
 
 
 def _is_passing(error: BaseException) -> bool:

@@ -51,9 +51,7 @@ def test_a_database_gives_the_histories_of_many_runs(uri, tmp_path):
 def test_the_names_of_slides_are_those_that_mlflow_gives(uri, tmp_path):
     client = MlflowClient(uri)
     run_id = create_run(client, prepare_store(uri, "grid"), "a", RunConfig())
-    client.log_image(
-        run_id, np.zeros((4, 4), np.uint8), key="samples", step=7, timestamp=12, synchronous=True
-    )
+    client.log_image(run_id, np.zeros((4, 4), np.uint8), key="samples", step=7, timestamp=12, synchronous=True)
     theirs = sorted(file.path for file in client.list_artifacts(run_id, compat.SLIDES))
     unique = theirs[0].split("+")[5].removesuffix(".png")
     stem = compat.slide_stem("samples", 7, 12, unique)

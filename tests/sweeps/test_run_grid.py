@@ -159,9 +159,7 @@ def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
     )  # fmt: skip
     if how == "terminal":
         ours, theirs = pty.openpty()
-        started = Started(
-            *words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs)
-        )
+        started = Started(*words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs))
     else:
         started = Started(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

@@ -181,10 +181,7 @@ def share(of_class_3: float) -> Evaluation:
     [
         # A loss pinned above 50: in an epoch's mean, or in the median of the last tenth of its iterations.
         *((pinned_mean(50.0, name), GOOD, "ok") for name in ("discriminator", "generator")),
-        *(
-            (pinned_mean(beside(50.0, UP), name), GOOD, "collapsed")
-            for name in ("discriminator", "generator")
-        ),
+        *((pinned_mean(beside(50.0, UP), name), GOOD, "collapsed") for name in ("discriminator", "generator")),
         (pinned_mean(99.0, since=4), GOOD, "collapsed"),
         (pinned_mean(99.0, until=3), GOOD, "ok"),
         (pinned_tail(50.0, 100), GOOD, "ok"),

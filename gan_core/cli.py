@@ -116,14 +116,17 @@ def add_checkpoint_dir(parser: Flags) -> None:
 def check_name(what: str, name: str) -> str:
     """The name, if it can stand in a table and a store; else UserError."""
     if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise UserError(
-            f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)"
-        )
+        raise UserError(f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)")
     return name
 
 
 def run_command(program: str, command: Callable[[], int]) -> NoReturn:
-    """Run a command to the process's end: a user's mistake is one line and exit code 2, an interruption 130.
+    """Run a command to the process's end."""
+    end_process(exit_code(program, command))
+
+
+def exit_code(program: str, command: Callable[[], int]) -> int:
+    """Run a command. A user's mistake is one line and exit code 2, an interruption 130.
 
     SIGTERM is taken as Ctrl-C is, so that both leave the same order behind.
     """
@@ -132,14 +135,15 @@ def run_command(program: str, command: Callable[[], int]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a word that is no text is shown all the same
     try:
-        code = command()
+        return command()
     except UserError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        code = BAD_USAGE
+        return BAD_USAGE
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        code = INTERRUPTED
-    end_process(code)
+        return INTERRUPTED
+    except SystemExit as end:  # --help
+        return int(end.code or 0)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

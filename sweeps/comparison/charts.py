@@ -84,7 +84,8 @@ def fd_chart(lines: Sequence[Line], real: float, untrained: float) -> Picture:
     with rc_context(STYLE):
         figure, axes = _axes("", "Fréchet distance", (8.6, 4), len(lines))
         for line in lines:
-            _draw(axes, line, names.FD, log=True)
+            finished = [run for run in line.runs if run.finished]  # as in the settings' means
+            _draw(axes, line._replace(runs=finished), names.FD, log=True)
         for value, name in ((real, "real images"), (untrained, "untrained G")):
             if value > 0:
                 axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
@@ -222,9 +223,7 @@ def _picture(figure: Figure) -> Picture:
     """The figure, with a legend below the curves."""
     labels = figure.axes[0].get_legend_handles_labels()[1]
     if labels:
-        figure.legend(
-            loc="lower center", ncols=min(LEGEND_COLUMNS, len(labels)), frameon=False, handlelength=2.6
-        )
+        figure.legend(loc="lower center", ncols=min(LEGEND_COLUMNS, len(labels)), frameon=False, handlelength=2.6)
     drawing = io.BytesIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
     light = dark = drawing.getvalue()

@@ -21,7 +21,7 @@ def number(value: float) -> str:
     size = abs(value)
     if size < 5e-5:
         return "0"
-    text = f"{size:,.0f}" if size >= 100 else f"{size:.4f}" if size < 1e-3 else f"{size:#.3g}"
+    text = f"{size:,.0f}" if size >= 100 else f"{size:.4f}" if size < 1e-3 else f"{size:#.3g}".rstrip(".")
     return f"−{text}" if value < 0 else text
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gan_core.cli import run_command
+from gan_core.cli import exit_code
 from sweeps.run_grid import main
 
 VALUES = [
@@ -52,11 +52,10 @@ def ask(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv(name, value)
 
     def answer(words):
-        with pytest.raises(SystemExit) as end:
-            run_command("run_grid.py", lambda: main(["--dataset", "digits", "--dry-run", *words]))
+        code = exit_code("run_grid.py", lambda: main(["--dataset", "digits", "--dry-run", *words]))
         said = capsys.readouterr()
         assert not list(tmp_path.iterdir())
-        return end.value.code, said.err.splitlines()
+        return code, said.err.splitlines()
 
     return answer
 

@@ -162,9 +162,7 @@ def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
     )  # fmt: skip
     if how == "terminal":
         ours, theirs = pty.openpty()
-        started = Started(
-            *words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs)
-        )
+        started = Started(*words, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs))
     else:
         started = Started(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -358,7 +356,7 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
-    from gan_core.cli import run_command
+    from gan_core.cli import exit_code
     from sweeps.run_grid import main
 
     monkeypatch.chdir(tmp_path)
@@ -366,9 +364,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, mon
         words = [*words, "--tracking-uri", "new.db"]
     if "--data-dir" not in words:
         words = [*words, "--data-dir", "data"]
-    with pytest.raises(SystemExit) as end:
-        run_command("run_grid.py", lambda: main([*words, "--dry-run"] if not said else words))
-    assert end.value.code == (2 if said else 0)
+    code = exit_code("run_grid.py", lambda: main([*words, "--dry-run"] if not said else words))
+    assert code == (2 if said else 0)
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) == bool(said)

@@ -17,8 +17,7 @@ def looks(made_up, axes, few=None):
     lines = lines_of(settings, comparison)
     assert [line.label for line in lines] == [setting.name for setting in settings]
     return {
-        tuple(setting.values.values()): (line.colour, line.style)
-        for setting, line in zip(settings, lines, strict=True)
+        tuple(setting.values.values()): (line.colour, line.style) for setting, line in zip(settings, lines, strict=True)
     }
 
 

@@ -5,15 +5,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
-from gan_core.tracking.queries import MlflowClient
-from sweeps.comparison.assemble import report_files
-from sweeps.comparison.statistics import t_interval
-from sweeps.comparison.words import duration, interval, number
-from sweeps.folders import safe_name
+from sweeps.comparison import compare, print_summary, report_files
+from sweeps.comparison.artifacts import safe_name, telling_epochs
 
 HOSTILE = '<script>alert(1)</script> & "q" | [x](y) `z` ../../etc'
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
+FOUR = {("sgd", 20): 5.0, ("sgd", 50): 5.2, ("adam", 20): 25.0, ("adam", 50): 27.0}
 
 
 class Page(HTMLParser):
@@ -38,20 +37,21 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.fixture
-def files(made_up, uri):
-    """A store that has none of these runs: what the report then shows is from its records alone."""
-    client = MlflowClient(uri)
-
+@pytest.fixture(scope="module")
+def files(made_up, store_client):
     def of(runs, absent=(), **changes):
-        return report_files(client, made_up.sweep(runs, absent, **changes))
+        return report_files(store_client, compare(made_up.sweep(runs, absent, **changes)))
 
     return of
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def good(files, made_up):
-    return files(made_up.cells({("sgd", 20): 5.0, ("sgd", 50): 5.2, ("adam", 20): 25.0, ("adam", 50): 27.0}))
+    return files(made_up.settings(FOUR))
+
+
+def text_of(files):
+    return Page(files["report.html"].decode()).text
 
 
 def test_the_page_is_well_formed_and_self_contained(good):
@@ -65,23 +65,25 @@ def test_the_page_is_well_formed_and_self_contained(good):
     assert "url(" not in style
     assert "@import" not in style
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+    (policy,) = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def test_light_and_dark_differ_in_every_chart(good):
     page = Page(good["report.html"].decode())
     dark = [attrs["srcset"] for tag, attrs in page.tags if tag == "source"]
     light = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(dark) == len(light) == 5  # two of losses by optimizer, one for each z_dim, one of fd
+    assert len(dark) == len(light) == 7  # losses of G and of D, fd; the practical's: of G and of D, one per z_dim
     assert not set(dark) & set(light)
 
 
 def test_the_order_of_the_page(good):
-    text = Page(good["report.html"].decode()).text
+    text = text_of(good)
     places = [
         text.index(part)
         for part in (
-            "leads, but with 5 seeds", "The cells", "real_baseline: real images", "Figures",
-            "The practical's claims", "How fair", "The sweep", "run_grid.py --optimizers sgd", "Glossary",
+            "leads, but 5 seeds cannot tell it", "The settings", "real baseline", "Each value of an axis", "Figures",
+            "The practical’s claims", "How fair", "The sweep", "run_grid.py --axis optimizer=sgd,adam", "Glossary",
         )
     ]  # fmt: skip
     assert places == sorted(places)
@@ -99,7 +101,7 @@ def test_the_rows_are_ranked_and_marked(good):
 
 def test_markdown_has_the_same_words_and_its_pictures(good):
     text = good["report.md"].decode()
-    assert "leads, but with 5 seeds" in text
+    assert "leads, but 5 seeds cannot tell it" in text
     wanted = set(re.findall(r"\]\(([^)]+\.png)\)", text))
     assert wanted == {name for name in good if name.endswith(".png")}
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
@@ -107,20 +109,37 @@ def test_markdown_has_the_same_words_and_its_pictures(good):
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table
+    in_page = re.sub(r"\W+", "", text_of(good))
+    for line in text.splitlines():
+        if line and not line.startswith(("|", "!", "```")) and ":**" not in line:
+            assert re.sub(r"\W+|_", "", line) in in_page.replace("_", ""), line
 
 
 def test_the_csv_files(good):
-    cells = list(csv.DictReader(io.StringIO(good["cells.csv"].decode())))
-    assert cells[0]["cell"].startswith("sgd_z")
-    assert float(cells[0]["quality/fd low"]) < float(cells[0]["quality/fd mean"])
+    settings = list(csv.DictReader(io.StringIO(good["settings.csv"].decode())))
+    assert settings[0]["setting"].startswith("sgd_z")
+    assert (settings[0]["optimizer"], settings[0]["runs_finished"]) == ("sgd", "5")
+    assert float(settings[0]["quality/fd low"]) < float(settings[0]["quality/fd mean"])
+    assert settings[0]["fd ratio to best"] == ""
+    assert float(settings[1]["ratio low"]) < float(settings[1]["fd ratio to best"]) < float(settings[1]["ratio high"])
+    assert float(settings[1]["p Holm"]) >= float(settings[1]["p"])
     runs = list(csv.DictReader(io.StringIO(good["runs.csv"].decode())))
     assert len(runs) == 20
     assert {row["status"] for row in runs} == {"FINISHED"}
+    assert {row["batch_size"] for row in runs} == {"64"}
+    assert {row["seed"] for row in runs} == set("01234")
+
+
+def test_what_a_spreadsheet_would_take_for_a_formula_stays_text(files, made_up):
+    made = files([replace(made_up.run(), name="=1+1", failure="@x")], absent=[("+a", "-b", "FAILED", "=c")])
+    rows = list(csv.DictReader(io.StringIO(made["runs.csv"].decode())))
+    assert (rows[0]["run"], rows[0]["failure"]) == ("'=1+1", "'@x")
+    assert (rows[1]["run"], rows[1]["setting"], rows[1]["failure"]) == ("'+a", "'-b", "'=c")
 
 
 def test_a_hostile_name_is_text(files, made_up):
     made = files(
-        [replace(made_up.run("sgd", 20, seed), health=HOSTILE) for seed in (0, 1)],
+        [replace(made_up.run(seed, name=HOSTILE), health=HOSTILE) for seed in (0, 1)],
         name=HOSTILE, params={**made_up.params, "dataset": HOSTILE}, experiment=HOSTILE,
     )  # fmt: skip
     page = Page(made["report.html"].decode())
@@ -133,10 +152,8 @@ def test_a_hostile_name_is_text(files, made_up):
     assert "'<script>alert(1)</script> & \"q\" | [x](y) `z` ../../etc'" in page.text
 
 
-@pytest.mark.parametrize(
-    "name", [HOSTILE, "..", ".", "a/b", "a b", "", "-rf", "x" * 300, "\ud800", "ä", "/etc"]
-)
-def test_folders_have_harmless_names(name):
+@pytest.mark.parametrize("name", [HOSTILE, "..", ".", "a/b", "a b", "", "-rf", "x" * 300, "\ud800", "ä", "/etc"])
+def test_files_have_harmless_names(name):
     safe = safe_name(name)
     assert re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,90}", safe)
     assert safe != name
@@ -147,28 +164,30 @@ def test_a_harmless_name_stays_and_no_two_share_one():
     assert len({safe_name(name) for name in ("a b", "a/b", "a-b", "a  b")}) == 4
 
 
-def test_old_sweeps_are_shown_as_they_are(files, made_up):
-    made = files([made_up.run(optimizer, z, 0, None) for optimizer in ("sgd", "adam") for z in (20, 50)])
-    text = Page(made["report.html"].decode()).text
+def test_runs_without_scores_are_shown_as_they_are(files, made_up):
+    made = files(
+        [made_up.run(0, None, optimizer=optimizer, z_dim=z) for optimizer in ("sgd", "adam") for z in (20, 50)]
+    )
+    text = text_of(made)
     assert "quality of the images was not measured" in text
-    assert "Quality of images: not measured" in text
-    assert "precision" not in text.split("The practical's claims")[0]
+    assert "precision" not in text.split("The practical’s claims")[0]
     assert "Inception score" not in text
     assert "fd.png" not in made
-    assert "not recorded 1/1" in text
+    assert "losses_G.png" in made
+    assert "not checked 1/1" in text
 
 
 def test_a_running_sweep_says_so_first(files, made_up):
-    runs = made_up.cells({("sgd", 20): 5.0, ("sgd", 50): 9.0})
+    runs = made_up.settings({("sgd", 20): 5.0, ("sgd", 50): 9.0})
     runs[0] = replace(runs[0], status="RUNNING")
-    text = Page(files(runs, [("x_s0", "x", "SCHEDULED", "")], status="RUNNING")["report.html"].decode()).text
-    assert text.index("still running") < text.index("Use sgd_z20")
-    assert "9 of 11 runs finished" in text
-    assert "Not begun yet, not counted: x_s0" in text
+    text = text_of(files(runs, [("x_s0", "x", "SCHEDULED", "")], status="RUNNING"))
+    assert text.index("This sweep is running, or was cut off: 9 of 11 runs finished.") < text.index("Use sgd_z20")
+    assert "Not begun yet, so not counted: x_s0" in text
+    assert "was cut off" not in text_of(files(runs, status="FAILED"))
 
 
 def test_the_commits_that_trained_it_are_said(files, made_up):
-    runs = made_up.cells({("sgd", 20): 5.0}, seeds=4)
+    runs = made_up.settings({("sgd", 20): 5.0}, seeds=4)
     old, new = "a" * 40, "b" * 40
     alone = files([replace(run, commits=(old,)) for run in runs])
     assert f"- **commit of the code**: {old}" in alone["report.md"].decode()
@@ -178,50 +197,106 @@ def test_the_commits_that_trained_it_are_said(files, made_up):
     assert said in several["report.md"].decode()
 
 
-def test_namesakes_are_said(files, made_up):
-    text = Page(files([made_up.run()], namesakes=2)["report.html"].decode()).text
-    assert "2 other sweeps of this name" in text
+@pytest.mark.parametrize(
+    ("namesakes", "said"), [(1, "1 other sweep has this name"), (2, "2 other sweeps have this name")]
+)
+def test_namesakes_are_said(files, made_up, namesakes, said):
+    assert said in text_of(files([made_up.run()], namesakes=namesakes))
 
 
 @pytest.mark.parametrize("runs", [[], "failed at once"])
 def test_next_to_nothing(files, made_up, runs):
-    failed = replace(made_up.run(), status="FAILED", history={}, epochs={}, metrics={})
+    failed = replace(made_up.run(), status="FAILED", history={}, metrics={})
     made = files([failed] if runs else [])
-    text = Page(made["report.html"].decode()).text
+    text = text_of(made)
     assert "no run has finished" in text
     assert "No run has ended an epoch" in text
 
 
-def test_other_optimizers_and_rates(files, made_up):
+def test_other_axes_and_their_values_at_their_best(files, made_up):
+    fds = {
+        ("rmsprop", 0.001): 9.0,
+        ("rmsprop", 0.01): 6.0,
+        ("sgd", 0.03): 5.0,
+        ("sgd", 0.1): 4.0,
+        ("sgd", 0.2): 30.0,
+    }
     runs = [
-        made_up.run(optimizer, 30, seed, fd * (1 + 0.02 * seed), rate=rate)
+        made_up.run(seed, fd * (1 + 0.02 * seed), optimizer=optimizer, learning_rate=rate, z_dim=30)
         for seed in range(3)
-        for optimizer, rate, fd in (
-            ("rmsprop", 0.001, 9.0), ("rmsprop", 0.01, 6.0), ("sgd", 0.03, 5.0), ("sgd", 0.1, 4.0),
-            ("sgd", 0.2, 30.0),
-        )
+        for (optimizer, rate), fd in fds.items()
+    ]
+    text = text_of(files(runs, axes=("optimizer", "learning_rate")))
+    best = text[text.index("Each value of an axis at its best") :]
+    assert re.search(r"optimizer sgd\s*sgd_lr0.1_z30\s*3\s*4\.\d", best)
+    assert re.search(r"optimizer rmsprop\s*rmsprop_lr0.01_z30\s*2\s*6\.\d+.*?1\.50 times", best, re.DOTALL)
+    assert "a value with more settings to choose from is flattered more" in best
+    assert "sgd has 3, rmsprop has 2" in best
+    assert "The practical" not in text
+
+
+def test_a_hundred_settings_stay_readable(files, made_up):
+    runs = [
+        made_up.run(0, 5.0 + n / 10, epochs=4, batch_size=8 + n % 10, hidden_dim=8 + n // 10, axes=("batch_size", "hidden_dim"))
+        for n in range(100)
     ]  # fmt: skip
-    text = Page(files(runs)["report.html"].decode()).text
-    assert "Each optimizer at its own best learning rate" in text
-    best = text[text.index("own best learning rate") :]
-    assert re.search(r"SGD at learning rate 0.1\s*3\s*4\.\d", best)
-    assert re.search(r"RMSprop at learning rate 0.01\s*2\s*6\.\d+.*?1\.50 times", best, re.DOTALL)
-    assert "had more rates to choose from is flattered more" in best
-    assert "different numbers of learning rates" in text
+    made = files(runs, axes=("batch_size", "hidden_dim"))
+    text = text_of(made)
+    assert "Shown are the best 12 of 100 settings by fd." in text
+    assert "of the best 4 of 10 values" in text
+    assert len(made["report.html"]) < 2_000_000
+
+
+def test_the_command_that_makes_a_sweep_again(files, made_up):
+    full = text_of(files(made_up.settings(FOUR)))
+    assert (
+        "python sweeps/run_grid.py --axis optimizer=sgd,adam --axis z_dim=20,50 --seeds 0 1 --dataset mnist "
+        "--hidden-dim 128 --batch-size 64 --epochs 20 --device cpu --name 'a sweep'" in full
+    )
+    part = text_of(files(made_up.settings(dict(list(FOUR.items())[:3]))))
+    assert "run_grid.py" not in part
+    assert "Its settings are not a full grid" in part
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (1.2345, "1.23"), (12.345, "12.3"), (0.0, "0"), (-0.0012345, "−0.00123"), (0.00005, "0.0001"),
-        (1234.5, "1,234"), (250.4, "250"), (10.0, "10.0"), (float("nan"), "–"), (float("inf"), "–"),
-    ],
+    ("kept", "epochs"),
+    [([], []), ([[0]], []), ([[0, 1, 2]], [1, 2]), ([[1, 2, 5, 10, 20, 50, 100]] * 2, [1, 5, 20, 100]),
+     ([[1, 3, 4], [1, 2, 4]], [1, 4]), ([[1], [2]], [1, 2]), ([[], [3]], [3])],
 )  # fmt: skip
-def test_numbers(value, words):
-    assert number(value) == words
+def test_a_few_epochs_tell_the_course(kept, epochs):
+    assert telling_epochs(kept) == epochs
 
 
-def test_a_single_value_has_a_dash_for_an_interval():
-    assert interval(t_interval([3.0])) == "–"
-    assert interval(t_interval([3.0, 3.0])) == "3.00 to 3.00"
-    assert duration(float("nan")) == "–"
+def summary(comparison, uri="http://somewhere:5000"):
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_summary(console, comparison, "http://somewhere:5000/#/view", uri)
+    return console.export_text()
+
+
+def test_the_terminal_shows_the_numbers_of_the_page(made_up, files):
+    runs = [
+        made_up.run(seed, fd, z_dim=z)
+        for z, fds in ((20, (2.0, 8.0)), (50, (30.0, 30.0)))
+        for seed, fd in enumerate(fds)
+    ]
+    runs[3] = replace(runs[3], status="KILLED")
+    said = summary(compare(made_up.sweep(runs)))
+    assert re.search(r"sgd_z20 +2/2 +1\.00 +2\.00 +0\.600 +0\.400 +4\.00 +ok 2 +40 s", said)
+    assert re.search(r"sgd_z50 +1/2 .* 30\.0 +ok 1", said)
+    assert "4.00" in text_of(files(runs))
+    assert "means over seeds, of fd the geometric one." in said
+    assert "No verdict: no other setting shares two seeds with sgd_z20." in said
+    assert "Pictures: /nowhere/contact_sheet.png and losses.png" in said
+    assert "Compare:  on the tracking server\n          then open http://somewhere:5000/#/view" in said
+
+
+def test_the_terminal_of_a_sweep_with_many_settings_or_none(made_up, uri):
+    assert "No verdict: no run has finished." in summary(compare(made_up.sweep([])))
+    many = [made_up.run(0, 5.0 + z, z_dim=z, epochs=2) for z in range(1, 28)]
+    said = summary(compare(made_up.sweep(many, status="RUNNING")), uri)
+    assert "3 more settings are in the report." in said
+    assert "sgd_z24 " in said
+    assert "sgd_z25 " not in said
+    assert "of finished runs.\n" in said
+    assert "The sweep is running, or was cut off" in said
+    assert f"mlflow ui --backend-store-uri {uri}" in said

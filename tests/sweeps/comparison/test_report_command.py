@@ -1,91 +1,33 @@
-"""The command on a real store, written through MLflow's client."""
+"""The command on a real store, written as a grid writes it."""
 
-import dataclasses
-import io
-import json
+import re
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
-from gan_core.cli import run_command
-from gan_core.config import RunConfig
-from gan_core.evaluation.scores import SCORES
+from gan_core import metric_names as names
+from gan_core.cli import exit_code
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.reading import HISTORIES, ask_database, ask_server
-from sweeps.report import main, make_report
+from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
+from sweeps.comparison.records import HISTORIES, ask_database, ask_server
+from sweeps.report import main, publish_report, report_folder, write_files
 
 EPOCHS = 4
 
 
-def log_run(client, experiment_id, parent_id, optimizer, seed, classifier, folder):
-    config = RunConfig(optimizer=optimizer, z_dim=20, seed=seed, epochs=EPOCHS, dataset="digits")
-    tags = {"mlflow.parentRunId": parent_id, "sweep.cell": f"{optimizer}_z20"}
-    run_id = client.create_run(experiment_id, run_name=f"{optimizer}_z20_s{seed}", tags=tags).info.run_id
-    fd = (5.0 if optimizer == "sgd" else 25.0) * (1 + 0.03 * seed)
-    names = ("loss/discriminator", "loss/generator", "loss_std/discriminator", "loss_std/generator",
-             "time/epoch_seconds", "time/images_per_second")  # fmt: skip
-    points = [Metric(name, 1.0 + epoch, 1000, epoch) for epoch in range(1, EPOCHS + 1) for name in names]
-    points += [Metric("quality/fd", fd * (EPOCHS + 1 - epoch), 1000, epoch) for epoch in (2, EPOCHS)]
-    points += [Metric(name, 0.5, 1000, EPOCHS) for name in SCORES[1:]]
-    points.append(Metric("loss/generator", 99.0, 500, 1))  # an earlier try of epoch 1, before the run went on
-    client.log_batch(
-        run_id,
-        metrics=points,
-        params=[Param(name, str(value)) for name, value in dataclasses.asdict(config).items()],
-        tags=[
-            RunTag(key, value)
-            for key, value in {**classifier, "health": "ok", "health_reason": "fine"}.items()
-        ],
-    )
-    (folder / "samples").mkdir(exist_ok=True)
-    for epoch in (0, 1, EPOCHS):
-        path = folder / "samples" / f"epoch_{epoch:04d}.png"
-        Image.new("L", (482, 482), 40 * epoch + seed).save(path)
-        client.log_artifact(run_id, str(path), "samples")
-    losses = np.linspace(6, 1, EPOCHS * 5, dtype=np.float32).reshape(EPOCHS, 5)
-    np.savez(folder / "losses.npz", discriminator=losses - 1, generator=losses)
-    client.log_artifact(run_id, str(folder / "losses.npz"))
-    client.set_terminated(run_id, "FINISHED")
-
-
-def log_sweep(uri, folder, name, seeds=(0, 1, 2), experiment="gan-grid"):
-    experiment_id = prepare_store(uri, experiment)
-    client = MlflowClient(uri)
-    folder.mkdir(exist_ok=True)
-    parent = client.create_run(experiment_id, run_name=name, tags={"sweep.kind": "grid"}).info.run_id
-    params = {
-        "optimizers": "sgd adam",
-        "z_dims": "20",
-        "seeds": " ".join(map(str, seeds)),
-        "learning_rates": "each optimizer's own",
-        "epochs": str(EPOCHS),
-        "dataset": "digits",
-    }
-    client.log_batch(parent, params=[Param(key, value) for key, value in params.items()])
-    scores = json.dumps(dict.fromkeys(SCORES, 0.4))
-    classifier = {"quality.classifier": "ab" * 32, "quality.classifier_accuracy": "0.98", "quality.n": "599",
-             "quality.real_baseline": scores, "quality.untrained_baseline": scores}  # fmt: skip
-    for seed in seeds:
-        for optimizer in ("sgd", "adam"):
-            log_run(client, experiment_id, parent, optimizer, seed, classifier, folder)
-    client.set_terminated(parent, "FINISHED")
-    return parent
-
-
 def run(*words):
-    with pytest.raises(SystemExit) as end:
-        run_command("report.py", lambda: main([str(word) for word in words]))
-    return end.value.code
+    return exit_code("report.py", lambda: main([str(word) for word in words]))
 
 
-def test_the_report_of_a_store(uri, tmp_path, capsys, monkeypatch):
+def test_the_report_of_a_store(write, uri, tmp_path, capsys, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    parent = log_sweep(uri, tmp_path / "files", "a/b: <b>")
+    parent = write("a/b: <b>", axes={"optimizer": ["sgd", "adam"], "z_dim": [20, 30]})
+    client = MlflowClient(uri)
+    before = client.get_run(parent).to_dictionary()
     assert run("--tracking-uri", uri) == 0
     out, err = capsys.readouterr()
     assert not err
@@ -95,52 +37,140 @@ def test_the_report_of_a_store(uri, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "elsewhere").iterdir())
 
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"report.html", "report.md", "cells.csv", "runs.csv", "losses_G.png", "fd.png"} <= written
+    assert {
+        "report.html", "report.md", "settings.csv", "runs.csv", "losses_G.png", "fd.png", "sweep.toml",
+        "practical_losses_G.png", "practical_z20.png",
+    } <= written  # fmt: skip
     sheets = sorted(name for name in written if name.startswith("sheets/"))
-    assert [name.rsplit("/")[-1] for name in sheets] == [
-        "adam_z20_s0_epoch_0001.png", "adam_z20_s0_epoch_0004.png",
-        "sgd_z20_s0_epoch_0001.png", "sgd_z20_s0_epoch_0004.png",
-    ]  # fmt: skip
+    assert [re.sub("_s0_[0-9a-f]{6}_", " ", name) for name in sheets if "z20" in name] == [
+        f"sheets/{name}_z20 epoch_{epoch}.png" for name in ("adam", "sgd") for epoch in ("0001", "0004")
+    ]
     with Image.open(folder / sheets[1]) as sheet:
         assert sheet.size == (241, 241)
-        assert sheet.getpixel((0, 0)) == 160
 
     html = (folder / "report.html").read_text()
-    assert "Use sgd_z20: the seeds tell it from every other cell." in html
+    assert "tell it from" in html
     assert "5.00 times (5.00 to 5.00)" in html  # fd of Adam / SGD, paired
     assert "99.0" not in html  # of two points of an epoch the later counts
     assert "6.00 (6.00 to 6.00), 3 seeds" in html  # the peak, out of losses.npz
+    assert "run_grid.py --sweep sweep.toml --name" in html
 
+    # It only reads.
+    assert client.get_run(parent).to_dictionary() == before
+    assert {file.path for file in client.list_artifacts(parent)} == {"sweep.toml"}
+
+
+def test_a_sweep_that_looks_alive_is_left_as_it_is(write, uri, tmp_path):
+    parent = write("alive", seeds=(0,))
     client = MlflowClient(uri)
-    artifacts = {file.path for file in client.list_artifacts(parent)}
-    assert artifacts == {"report"}
+    client.update_run(parent, status="RUNNING")
+    client.set_tag(parent, names.LOCK, f"{tmp_path}/gone.lock")
+    assert run("--tracking-uri", uri, "--output", tmp_path / "out") == 0
+    assert client.get_run(parent).info.status == "RUNNING"
+    assert (
+        "This sweep is running, or was cut off: 2 of 2 runs finished." in (tmp_path / "out" / "report.md").read_text()
+    )
+
+
+def test_what_the_end_of_a_grid_keeps_with_the_sweep(write, uri, tmp_path):
+    parent = write("kept", seeds=(0, 1))
+    client = MlflowClient(uri)
+    comparison = compare(read_sweep(client, client.get_run(parent)))
+    page = publish_report(client, uri, comparison)
+    assert page == tmp_path / "reports" / "kept" / "report.html"
     kept = {file.path.removeprefix("report/") for file in client.list_artifacts(parent, "report")}
-    assert kept == {path.split("/")[0] for path in written}
-    page = client.download_artifacts(parent, "report/report.html", str(tmp_path))
-    assert Path(page).read_text() == html
+    assert kept == {path.name for path in page.parent.iterdir()}
+    assert (
+        page.read_text()
+        == (tmp_path / client.download_artifacts(parent, "report/report.html", str(tmp_path))).read_text()
+    )
+    write_overview(client, comparison)
+    for name in ("losses.png", "contact_sheet.png"):
+        with Image.open(client.download_artifacts(parent, name, str(tmp_path))) as picture:
+            assert picture.size[0] > 400
 
 
-@pytest.mark.slow
-def test_which_sweep(uri, tmp_path, capsys):
-    first = log_sweep(uri, tmp_path / "files", "twice", seeds=(0,))
-    second = log_sweep(uri, tmp_path / "files", "twice", seeds=(0,))
-    log_sweep(uri, tmp_path / "files", "last", seeds=(0,))
-    log_sweep(uri, tmp_path / "files", "hidden", seeds=(0,), experiment="other")
-    assert make_report(uri, "gan-grid", output=tmp_path / "a")[0].parent == tmp_path / "a"
-    assert "Sweep last<" in (tmp_path / "a" / "report.html").read_text()
+@pytest.mark.parametrize(
+    "axes", [{"batch_size": [8, 16], "hidden_dim": [8, 16, 32]}, {"epochs": [3, 4], "hidden_dim": [8]}]
+)
+def test_any_field_is_an_axis(write, uri, axes):
+    parent = write("any", axes=axes, seeds=(0, 1), fd=lambda values, seed: values["hidden_dim"] + seed / 10)
+    client = MlflowClient(uri)
+    record = read_sweep(client, client.get_run(parent))
+    assert record.axes == list(axes)
+    comparison = compare(record)
+    assert {axis: list(values) for axis, values in comparison.axes.items()} == {
+        axis: [str(value) for value in values] for axis, values in axes.items()
+    }
+    assert len(comparison.settings) == len(axes["hidden_dim"]) * len(next(iter(axes.values())))
+    assert comparison.best.values["hidden_dim"] == "8"
+    assert comparison.best.fd == pytest.approx((8 * 8.1) ** 0.5)
+
+
+def test_params_of_a_sweep_that_has_grown_are_the_present_ones(write, uri):
+    parent = write("grown", seeds=(0,))
+    client = MlflowClient(uri)
+    client.set_tag(parent, f"{names.SWEEP_NOW}seed", "0 1 2")
+    assert read_sweep(client, client.get_run(parent)).params["seed"] == "0 1 2"
+
+
+@pytest.mark.parametrize("form", [None, "1", "3"])
+def test_a_sweep_of_another_version_is_refused_in_one_line(write, uri, capsys, form):
+    parent = write("old", seeds=(0,))
+    client = MlflowClient(uri)
+    client.delete_tag(parent, names.SWEEP_FORMAT)
+    if form:
+        client.set_tag(parent, names.SWEEP_FORMAT, form)
+    assert run("--tracking-uri", uri) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert len(err.splitlines()) == 1
+    assert f"sweep 'old' ({parent}) was recorded by another version of this program" in err
+    assert "run it again" in err
+
+
+def test_a_child_that_never_began_or_makes_no_sense_is_absent(write, uri):
+    parent = write("odd", seeds=(0,))
+    client = MlflowClient(uri)
+    experiment = client.get_run(parent).info.experiment_id
+    for name, seed, setting in (
+        ("empty", None, "sgd_z20"),
+        ("minus", "-1", "sgd_z20"),
+        ("words", "many", "x"),
+        ("long", "9" * 30, "x"),
+        ("bare", "1", None),
+    ):
+        tags = {names.PARENT: parent, **({names.SETTING: setting} if setting else {})}
+        child = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        if seed:
+            client.log_param(child, "seed", seed)
+    record = read_sweep(client, client.get_run(parent))
+    assert [run.name for run in record.absent] == ["empty", "minus", "words", "long", "bare"]
+    assert len(record.runs) == 2
+    assert [setting.planned for setting in compare(record).order(compare(record).settings)] == [3, 1]
+
+
+def test_which_sweep(write, uri, tmp_path, capsys):
+    first = write("twice", seeds=(0,))
+    time.sleep(0.002)
+    second = write("twice", seeds=(0,))
+    time.sleep(0.002)
+    last = write("last", seeds=(0,))
+    write("hidden", seeds=(0,), experiment="other")
+    client = MlflowClient(uri)
+    found = {wanted: find_sweep(client, "gan-grid", wanted) for wanted in (None, "twice", first, second, "last")}
+    assert {wanted: (parent.info.run_id, others) for wanted, (parent, others) in found.items()} == {
+        None: (last, 0), "twice": (second, 1), first: (first, 1), second: (second, 1), "last": (last, 0),
+    }  # fmt: skip
     assert run("--tracking-uri", uri, "--sweep", "twice", "--output", tmp_path / "b") == 0
     assert second in (tmp_path / "b" / "report.html").read_text()
-    assert "1 other sweep of this name" in (tmp_path / "b" / "report.html").read_text()
-    assert (
-        f"2 sweeps are called 'twice'; this is the report of {second}, the latest" in capsys.readouterr().err
-    )
+    assert "1 other sweep has this name" in (tmp_path / "b" / "report.html").read_text()
+    assert f"2 sweeps are called 'twice'; this is the report of {second}, the latest" in capsys.readouterr().err
     assert run("--tracking-uri", uri, "--sweep", first, "--output", tmp_path / "c") == 0
-    assert first in (tmp_path / "c" / "report.html").read_text()
     assert "named by its run id" in capsys.readouterr().err
-    assert run("--tracking-uri", uri, "--experiment", "other", "--output", tmp_path / "d") == 0
 
 
-def test_mistakes_are_one_line(uri, tmp_path, capsys):
+def test_mistakes_are_one_line(write, uri, tmp_path, capsys):
     def said(*words):
         assert run(*words) == 2
         out, err = capsys.readouterr()
@@ -155,7 +185,7 @@ def test_mistakes_are_one_line(uri, tmp_path, capsys):
     assert "there is no experiment 'gan-grid'" in said("--tracking-uri", uri)
     prepare_store(uri, "gan-grid")
     assert "there is no sweep in experiment 'gan-grid'" in said("--tracking-uri", uri)
-    log_sweep(uri, tmp_path / "files", "one", seeds=(0,))
+    write("one", seeds=(0,))
     for name in ("two", "'; DROP TABLE runs; --", "0" * 32):
         assert "there is no sweep" in said("--tracking-uri", uri, "--sweep", name)
     assert "cannot make the folder" in said("--tracking-uri", uri, "--output", "/proc/none")
@@ -164,29 +194,55 @@ def test_mistakes_are_one_line(uri, tmp_path, capsys):
     assert "unrecognized arguments" in said("--sweeps", "x")
 
 
-def test_a_broken_picture_is_left_out(uri, tmp_path):
-    parent = log_sweep(uri, tmp_path / "files", "one", seeds=(0, 1))
+def test_the_command_as_it_is_typed(command, tmp_path):
+    done = command(Path(__file__).parents[3] / "sweeps" / "report.py", "--tracking-uri", tmp_path / "none.db")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("report.py: there is no store")
+
+
+def test_help_and_mistakes_need_none_of_the_slow_imports(command):
+    code = """
+import sys
+from sweeps.report import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print(sorted({"mlflow", "matplotlib", "scipy", "statsmodels", "pandas", "torch"} & set(sys.modules)))
+"""
+    done = command("-c", code)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_broken_picture_is_left_out(write, uri, tmp_path):
+    write("one", axes={"optimizer": ["sgd", "adam"], "z_dim": [20]}, seeds=(0, 1))
     root = tmp_path / "mlruns"
     for sheet in root.rglob("epoch_0004.png"):
         sheet.write_bytes(b"no picture")
     for losses in root.rglob("losses.npz"):
-        losses.write_bytes(io.BytesIO(b"nothing").getvalue())
-    page, _ = make_report(uri, "gan-grid", parent)
-    html = page.read_text()
+        losses.write_bytes(b"nothing")
+    assert run("--tracking-uri", uri, "--output", tmp_path / "out") == 0
+    html = (tmp_path / "out" / "report.html").read_text()
     assert "no sheet kept" in html
     assert "no losses of single iterations are kept" in html
 
 
-def test_both_ways_to_read_histories_read_the_same(uri, tmp_path):
-    log_sweep(uri, tmp_path / "files", "one", seeds=(0, 1))
+def test_both_ways_to_read_histories_read_the_same(write, uri):
+    write("one", seeds=(0, 1))
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("gan-grid").experiment_id
-    run_ids = [run.info.run_id for run in client.search_runs([experiment]) if "seed" in run.data.params]
+    run_ids = [run.info.run_id for run in client.search_runs([experiment]) if "lr" not in run.data.params]
     points = [
-        sorted(
-            (run_id, point.key, point.step, point.value) for run_id, point in ask(client, run_ids, HISTORIES)
-        )
+        sorted((run_id, point.key, point.step, point.value) for run_id, point in ask(client, run_ids, HISTORIES))
         for ask in (ask_database, ask_server)
     ]
-    assert len(points[0]) == 4 * (5 * EPOCHS + 1 + 2)
+    assert len(points[0]) == 4 * (5 * EPOCHS + 1 + 3)
     assert points[0] == points[1]
+
+
+def test_the_folder_is_beside_the_store_and_is_written_whole(uri, tmp_path):
+    assert report_folder(uri, "mine") == tmp_path / "reports" / "mine"
+    write_files(tmp_path / "new", {"a.txt": b"a", "sheets/b.png": b"b"})
+    assert (tmp_path / "new" / "sheets" / "b.png").read_bytes() == b"b"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "sheets"]

@@ -1,136 +1,241 @@
+"""Each kind of verdict, by numbers on both sides of where it changes; then its sentences."""
+
+import math
 import re
 from dataclasses import replace
 
 import pytest
 
-from sweeps.comparison.cells import compare
-from sweeps.comparison.verdict import give_verdict
+from sweeps.comparison.compare import Contrast, compare
+from sweeps.comparison.render import render
+from sweeps.comparison.statistics import LEVEL, Estimate
+from sweeps.comparison.verdict import Cautions, give_verdict, held_equal
 
 FOUR = {("sgd", 20): 5.0, ("sgd", 50): 7.0, ("adam", 20): 25.0, ("adam", 50): 27.0}
+SAID = """{% import "verdict.j2" as say with context %}{{ say.headline(c, verdict) }}
+{{ say.reasons(c, verdict, fair) }}{{ say.cautions(c, verdict) }}"""
 
 
 @pytest.fixture
 def give(made_up):
     def verdict(runs, absent=(), **changes):
-        record = made_up.sweep(runs, absent, **changes)
-        return give_verdict(record, compare(record))
+        return give_verdict(compare(made_up.sweep(runs, absent, **changes)))
 
     return verdict
 
 
-def words(found):
-    return " ".join([found.headline, *found.reasons, *found.cautions])
+@pytest.fixture
+def say(made_up, tmp_path, monkeypatch):
+    """The verdict's sentences: the headline, then all of them."""
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "__init__.py").touch()
+    (tmp_path / "said" / "templates").mkdir()
+    (tmp_path / "said" / "templates" / "said.txt.j2").write_text(SAID)
+    monkeypatch.syspath_prepend(tmp_path)
 
+    def words(runs, absent=(), **changes):
+        comparison = compare(made_up.sweep(runs, absent, **changes))
+        values = {"c": comparison, "verdict": give_verdict(comparison), "fair": held_equal(comparison, {})}
+        text = re.sub("</?[a-z]+>|&nbsp;", " ", render("said/said.txt.j2", values, ["said"]))
+        return text.splitlines()[0], " ".join(text.split())
 
-def test_a_clear_winner(give, made_up):
-    found = give(made_up.cells(FOUR))
-    assert found.surety == "told apart"
-    assert found.headline == "Use sgd_z20: the seeds tell it from every other cell."
-    said = words(found)
-    assert "SGD at learning rate 0.03, z_dim 20" in said
-    assert re.search(r"The next, sgd_z50, has [67]\.\d+: 1\.[34]\d times as much", said)
-    assert "after Holm's correction for 3 comparisons" in said
-    assert "real images have 0.100 and an untrained G 50.0" in said
-    assert "optimistic" in said
-    assert not found.cautions
-
-
-def test_a_tie_says_how_many_seeds_it_would_take(give, made_up):
-    found = give(made_up.cells({**FOUR, ("sgd", 50): 5.1}, spread=0.1))
-    assert found.surety == "a tie"
-    assert "with 5 seeds it is not distinguishable from" in found.headline
-    assert found.headline.endswith("use either.")
-    said = words(found)
-    assert "the seeds cannot tell the two apart" in said
-    needed = re.search(
-        r"80 % power at 5 % shared among the comparisons\): sgd_z\d+ (about (\d+)|more than)", said
-    )
-    assert needed[1] == "more than" or int(needed[2]) > 5
-    assert "The seeds do tell it from adam_z20 and adam_z50." in said
-
-
-def test_equal_cells_are_taken_for_equal(give, made_up):
-    runs = made_up.cells({("sgd", 20): 5.0})
-    same = [made_up.run("sgd", 50, run.seed, run.score("quality/fd")) for run in runs]
-    found = give([*runs, *same])
-    assert found.surety == "a tie"
-    assert "sgd_z50 more than 1,000: take the two for equal" in words(found)
-
-
-def test_one_seed_is_no_verdict(give, made_up):
-    found = give(made_up.cells(FOUR, seeds=1))
-    assert found.surety == "no verdict"
-    assert "one seed cannot tell" in found.headline
-    assert "It looks like sgd_z20" in found.headline
-    assert "--seeds 0 1 2 3 4" in words(found)
-    assert "times as much" not in words(found)
-
-
-def test_a_single_cell(give, made_up):
-    found = give(made_up.cells({("sgd", 20): 5.0}))
-    assert found.surety == "no verdict"
-    assert "nothing to compare it with" in found.headline
-
-
-def test_collapsed_cells_are_named(give, made_up):
-    runs = [
-        replace(run, health="mode-collapsed") if run.optimizer == "adam" else run
-        for run in made_up.cells(FOUR)
-    ]
-    runs[0] = replace(runs[0], health="collapsed")
-    found = give(runs)
-    assert "Mode-collapsed: adam_z20 and adam_z50." in found.cautions
-    assert "Collapsed: sgd_z20 (1 of 5 runs)." in found.cautions
-    assert any(
-        "best cell by Fréchet distance, sgd_z20, has runs that are not sound" in c for c in found.cautions
-    )
-
-
-def test_all_collapsed(give, made_up):
-    found = give([replace(run, health="collapsed") for run in made_up.cells(FOUR)])
-    assert found.surety == "no verdict"
-    assert found.headline == "Use none of these: no run drew usable digits."
-    assert "Least bad" in words(found)
-
-
-def test_failures_and_gaps_are_said(give, made_up):
-    runs = made_up.cells(FOUR)
-    runs[0] = replace(runs[0], status="FAILED")
-    runs[6] = replace(runs[6], status="KILLED")
-    found = give(runs, absent=[("sgd_z90_s0", "sgd_z90", "FAILED", "its worker died")])
-    assert "Failed, not counted: sgd_z20_s0 and sgd_z90_s0 (2 runs)." in found.cautions
-    assert "Interrupted, not counted: sgd_z50_s1 (1 run)." in found.cautions
-    assert "The scores of sgd_z20 are of the runs that did not fail, which flatters it." in found.cautions
-    assert "geometric mean of 4 seeds" in words(found)
+    return words
 
 
 def test_nothing_finished(give, made_up):
-    found = give([replace(run, status="FAILED") for run in made_up.cells(FOUR)])
-    assert found.headline == "No verdict: no run has finished."
-    assert give([]).surety == "no verdict"
+    assert give([]).kind == "nothing finished"
+    runs = [replace(run, status="FAILED") for run in made_up.settings(FOUR)]
+    assert give(runs).kind == "nothing finished"
+    assert give([replace(runs[0], status="FINISHED"), *runs[1:]]).kind == "one setting"
 
 
-def test_no_quality_is_no_verdict_and_not_one_by_the_losses(give, made_up):
-    found = give([made_up.run("sgd", z, seed, None) for z in (20, 50) for seed in (0, 1)])
-    assert found.headline == "No verdict: the quality of the images was not measured."
-    assert "sgd_z20" not in words(found)
+def test_scores_of_two_classifiers_are_no_measure(give, made_up):
+    runs, classifier = made_up.settings(FOUR), made_up.classifier
+    assert give(runs, classifiers=[classifier, classifier._replace(sha256="cd" * 32)]).kind == "several classifiers"
+    assert give(runs, classifiers=[classifier]).kind == "apart"
 
 
-def test_scores_without_floor_and_ceiling_are_none(give, made_up):
-    found = give(made_up.cells(FOUR), classifiers=[made_up.classifier._replace(real_baseline={})])
-    assert "not measured" in found.headline
-
-
-def test_two_judges_are_no_measure(give, made_up):
-    found = give(
-        made_up.cells(FOUR), classifiers=[made_up.classifier, made_up.classifier._replace(sha256="cd" * 32)]
+def test_without_scores_or_baselines_there_is_no_verdict(give, made_up):
+    runs = [made_up.run(seed, None, z_dim=z) for z in (20, 50) for seed in (0, 1)]
+    assert give(runs).kind == "not scored"
+    assert (
+        give(made_up.settings(FOUR), classifiers=[made_up.classifier._replace(real_baseline={})]).kind == "not scored"
     )
-    assert "different classifiers" in found.headline
 
 
-def test_cells_without_seeds_in_common_are_not_tested(give, made_up):
-    runs = made_up.cells({("sgd", 20): 5.0, ("sgd", 50): 9.0})
-    runs += [made_up.run("adam", 20, seed, 25.0) for seed in (7, 8)]
-    found = give(runs)
-    assert found.headline == "Use sgd_z20: the seeds tell it from every cell that could be tested."
-    assert "not tested: adam_z20." in words(found)
+@pytest.mark.parametrize(
+    ("health", "kind"),
+    [("collapsed", "nothing usable"), ("d-dominant", "apart"), ("", "apart"), ("ok", "apart")],
+)
+def test_nothing_usable(give, made_up, health, kind):
+    runs = [replace(run, health="not-learning") for run in made_up.settings(FOUR)]
+    assert give(runs).kind == "nothing usable"
+    assert give([replace(runs[0], health=health), *runs[1:]]).kind == kind
+
+
+def test_one_setting(give, made_up):
+    assert give(made_up.settings({("sgd", 20): 5.0})).kind == "one setting"
+    unmeasured = made_up.run(0, None, z_dim=50)
+    assert give([*made_up.settings({("sgd", 20): 5.0}), unmeasured]).kind == "one setting"
+
+
+def test_one_seed_or_none_in_common_is_no_verdict(give, made_up):
+    found = give(made_up.settings(FOUR, seeds=1))
+    assert (found.kind, found.sure) == ("one seed", "no verdict")
+    assert list(found.seeds_to_ask_for) == [0, 1, 2, 3, 4]
+    assert give(made_up.settings(FOUR, seeds=2, spread=0.001)).kind == "apart"
+    runs = made_up.settings({("sgd", 20): 5.0}, seeds=5)
+    others = [made_up.run(seed, 9.0, z_dim=50) for seed in (4, 5)]
+    found = give(runs + others)
+    assert found.kind == "no seeds in common"
+    assert list(found.seeds_to_ask_for) == [0, 1, 2, 3, 4, 5, 6]
+    assert give(runs + [made_up.run(seed, 9.0 + seed, z_dim=50) for seed in (3, 4)]).kind != "no seeds in common"
+
+
+def test_a_tie_and_a_winner(give, made_up):
+    apart = give(made_up.settings(FOUR))
+    assert (apart.kind, apart.sure, list(apart.needed)) == ("apart", "told apart", [])
+    tie = give(made_up.settings({**FOUR, ("sgd", 50): 5.1}, spread=0.1))
+    assert (tie.kind, tie.sure) == ("tie", "a tie")
+    ((name, needed),) = tie.needed
+    assert name.startswith("sgd_z")
+    assert needed is None or needed > 5
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "tested", "told_apart"),
+    [
+        (LEVEL, 2, True, False),
+        (LEVEL * 0.999, 2, True, True),
+        (math.nan, 1, False, False),
+        (math.nan, 0, False, False),
+    ],
+)
+def test_at_what_p_two_settings_are_told_apart(p, n, tested, told_apart):
+    contrast = Contrast(None, Estimate(1.5, 1.1, 2.0, n), p, p, None)
+    assert (contrast.tested, contrast.told_apart) == (tested, told_apart)
+
+
+def test_equal_settings_need_more_seeds_than_is_worth_it(give, made_up):
+    runs = made_up.settings({("sgd", 20): 5.0})
+    same = [made_up.run(run.seed, run.score("quality/fd"), z_dim=50) for run in runs]
+    assert give([*runs, *same]).needed == [("sgd_z50", None)]
+
+
+def test_a_difference_just_missed_asks_for_one_more_seed_at_least(made_up):
+    comparison = compare(made_up.sweep(made_up.settings({("sgd", 20): 5.0, ("sgd", 50): 5.1})))
+    for needed, told in ((3, 6), (5, 6), (6, 6), (7, 7)):
+        contrast = replace(comparison.contrasts[0], p_corrected=0.06, seeds_needed=needed)
+        assert give_verdict(replace(comparison, contrasts=[contrast])).needed == [("sgd_z50", told)]
+
+
+def test_at_most_four_of_the_tied_are_said_with_their_seeds(give, made_up):
+    fds = {("sgd", z): 5.0 + z / 1000 for z in range(20, 27)}
+    found = give(made_up.settings(fds, spread=0.3))
+    assert found.kind == "tie"
+    assert len(found.needed) == 4
+
+
+def test_what_spoils_a_verdict(give, made_up):
+    assert give(made_up.settings(FOUR)).cautions == Cautions()
+    assert not Cautions().any
+    runs = made_up.settings(FOUR)
+    runs[0] = replace(runs[0], health="collapsed")
+    runs[6] = replace(runs[6], status="KILLED")
+    runs[7] = replace(runs[7], status="RUNNING")
+    runs[10:15] = [replace(run, health="mode-collapsed") for run in runs[10:15]]
+    runs[15] = replace(runs[15], status="FAILED")
+    runs[16] = made_up.run(1, None, optimizer="adam", z_dim=50)
+    found = give(runs, absent=[("x_s0", "x", "FAILED", "its worker died"), ("x_s1", "x", "SCHEDULED", "")]).cautions
+    assert found.any
+    assert found.best_is_unsound
+    assert found.broken == {"collapsed": [("sgd_z20", 1, 5)], "mode-collapsed": [("adam_z20", 5, 5)]}
+    assert found.left_out == {
+        "interrupted": ["sgd_z50_s1"], "running": ["sgd_z50_s2"], "failed": ["adam_z50_s0", "x_s0"], "not begun": ["x_s1"],
+    }  # fmt: skip
+    assert found.flattered == ["adam_z50"]
+    assert found.unscored == ["adam_z50_s1"]
+    assert found.epochs == []
+
+
+def test_runs_of_different_length_are_said(give, made_up):
+    runs = [made_up.run(seed, 5.0, z_dim=z, epochs=10 if seed else 20) for z in (20, 50) for seed in (0, 1)]
+    assert give(runs).cautions.epochs == [10, 20]
+    assert give(runs, axes=("z_dim", "epochs")).cautions.epochs == []
+    alone = [run if run.seed else replace(run, status="KILLED") for run in runs]
+    assert give(alone).cautions.epochs == []
+
+
+def test_the_words_of_a_clear_winner(say, made_up):
+    headline, said = say(made_up.settings(FOUR))
+    assert headline == "Use sgd_z20: the seeds tell it from every other setting."
+    assert re.search(
+        r"Best by Fréchet distance: sgd_z20 \(optimizer sgd, z_dim 20, learning_rate 0\.03\) has fd [45]\.\d+ "
+        r"\(.* to .*\), the geometric mean of 5 seeds\. Real images have 0\.100, and an untrained G has 50\.0\.", said
+    )  # fmt: skip
+    assert re.search(r"The next, sgd_z50, has fd [67]\.\d+: 1\.[34]\d times as much, paired by seed", said)
+    assert "after Holm’s correction for 3 comparisons). The seeds tell the two apart." in said
+    assert "The best of 4 settings was picked by the same seeds that it is then tested on." in said
+    assert "Seeds needed" not in said
+
+
+def test_the_words_of_two_settings(say, made_up):
+    _, said = say(made_up.settings({("sgd", 20): 5.0, ("sgd", 50): 9.0}))
+    assert "Holm" not in said
+    assert "picked by the same seeds" not in said
+
+
+def test_the_words_of_a_tie(say, made_up):
+    headline, said = say(made_up.settings({**FOUR, ("sgd", 50): 5.1}, spread=0.1))
+    assert re.fullmatch(r"sgd_z\d+ leads, but 5 seeds cannot tell it from sgd_z\d+: either may be the best\.", headline)
+    assert "The seeds cannot tell the two apart." in said
+    assert re.search(r"80 % power at 5 %, shared among the comparisons\): sgd_z\d+ (about \d+|more than 1,000)", said)
+    assert "The seeds do tell it from adam_z20 and adam_z50." in said
+    headline, _ = say(made_up.settings({("sgd", z): 5.0 + z / 1000 for z in (20, 21, 22)}, spread=0.3))
+    assert headline.endswith("any of these may be the best.")
+
+
+def test_the_words_where_there_is_no_verdict(say, made_up):
+    headline, said = say(made_up.settings(FOUR, seeds=1))
+    assert headline.endswith("one seed cannot tell a better setting from a luckier one. It looks like sgd_z20.")
+    assert "--seeds 0 1 2 3 4" in said
+    assert "times as much" not in said
+    headline, _ = say([made_up.run(0, None)])
+    assert headline == "No verdict: the quality of the images was not measured."
+    assert say([])[0] == "No verdict: no run has finished."
+    headline, said = say([replace(run, health="collapsed") for run in made_up.settings(FOUR)])
+    assert headline == "Use none of these: no run made usable images."
+    assert "The least bad by Fréchet distance: sgd_z20" in said
+    two = [made_up.classifier, made_up.classifier._replace(sha256="cd" * 32)]
+    headline, said = say(made_up.settings(FOUR), classifiers=two)
+    assert "different classifiers" in headline
+    assert said.count("2 classifiers scored these runs") == 1
+    assert "nothing to compare it with" in say(made_up.settings({("sgd", 20): 5.0}))[0]
+
+
+def test_the_words_of_settings_that_could_not_be_tested(say, made_up):
+    runs = made_up.settings({("sgd", 20): 5.0, ("sgd", 50): 9.0})
+    runs += [made_up.run(seed, 25.0, optimizer="adam") for seed in (7, 8)]
+    headline, said = say(runs)
+    assert headline == "Use sgd_z20: the seeds tell it from every setting that could be tested."
+    assert "Not tested, because they share fewer than two seeds with it: adam_z20." in said
+    runs += [made_up.run(seed, 6.0, z_dim=100) for seed in (7, 8)]
+    assert "The next, sgd_z100, has fd 6.00. It shares fewer than two seeds with the best" in say(runs)[1]
+    runs = [*made_up.settings({("sgd", 20): 5.0}), made_up.run(7, 9.0, z_dim=50)]
+    assert say(runs)[0].startswith("No verdict: no other setting shares two seeds with sgd_z20.")
+
+
+def test_the_words_of_the_cautions(say, made_up):
+    runs = made_up.settings(FOUR)
+    runs[0] = replace(runs[0], status="FAILED")
+    runs[1] = replace(runs[1], health="collapsed")
+    runs[6] = replace(runs[6], status="KILLED")
+    runs[10:15] = [replace(run, health="mode-collapsed") for run in runs[10:15]]
+    _, said = say(runs, absent=[("sgd_z90_s0", "sgd_z90", "FAILED", "its worker died")])
+    assert "The best setting by Fréchet distance, sgd_z20, has runs that are not sound." in said
+    assert "Failed, so not counted: sgd_z20_s0 and sgd_z90_s0 (2 runs)." in said
+    assert "Interrupted, so not counted: sgd_z50_s1 (1 run)." in said
+    assert "Some runs of sgd_z20 failed. The scores are those of the other runs, which flatters it." in said
+    assert "Mode-collapsed: adam_z20." in said
+    assert "Collapsed: sgd_z20 (1 of 4 runs)." in said
+    assert "geometric mean of 4 seeds" in said

@@ -328,7 +328,7 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
         (["--name", "'; DROP TABLE runs; --"], ""),
         (["--retries", "-1"], "--retries should be greater than or equal to 0, got -1"),
         (["--checkpoint-every", "0"], "--checkpoint-every should be greater than or equal to 1, got 0"),
-        (["--tracking-uri", "http://["], "the store's address cannot be understood"),
+        (["--tracking-uri", "http://["], "the store's address is not valid"),
         (
             ["--tracking-uri", "postgres://me:s3cret@host/x.db"],
             "the store postgres://me:***@host/x.db is of no",

@@ -24,19 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gan_core.config import EvaluationSchedule
+from gan_core.config import RunOptions
 from sweeps.compat import let_tune_use_waiting_workers
-from sweeps.grid import grid_runs, make_grid
+from sweeps.grid import Grid
 from sweeps.plan import Plan, locked
 from sweeps.ray_session import ray_session, set_ray_environment
 
 if TYPE_CHECKING:
     from sweeps.worker import Common
 
-PARTS = (
-    "begin_sweep", "_begin_runs", "_train_all", "settle", "read_sweep", "write_figures", "show_results",
-    "make_report",
-)  # fmt: skip
+# The parts of `sweeps.driver` that are timed. `read_sweep` and what follows it are within `_show`.
+PARTS = ("begin_sweep", "_begin_runs", "train_all", "settle", "_show", "publish_report")
 
 
 def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:
@@ -56,19 +54,20 @@ def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:
     tune.report({"status": "FINISHED", "reason": "", "health": "ok"})
 
 
-def a_plan(runs: int, cells: int, folder: Path, workers: int) -> Plan:
-    """A plan of so many runs in about so many cells of two optimizers."""
-    seeds = max(1, runs // cells)
-    z_dims = range(1, -(-runs // (2 * seeds)) + 1)
-    grid, notes = make_grid(["sgd", "adam"], z_dims, range(seeds))
+def a_plan(runs: int, settings: int, folder: Path, workers: int) -> Plan:
+    """A plan of so many runs in about so many settings of two optimizers."""
+    seeds = max(1, runs // settings)
+    z_dims = tuple(range(1, -(-runs // (2 * seeds)) + 1))
+    fixed = {"dataset": "digits", "hidden_dim": 8, "epochs": 1}
+    grid = Grid({"optimizer": ("sgd", "adam"), "z_dim": z_dims}, fixed=fixed, seeds=tuple(range(seeds)))
     return Plan(
-        "scale", "scale", grid, grid_runs(grid, dataset="digits", hidden_dim=8, epochs=1), notes, "digits",
-        None, f"sqlite:///{folder}/mlflow.db", workers, None, EvaluationSchedule(every=0), named=True, again=False,
-        checkpoint_dir=folder / "checkpoints", checkpoint_every=1, retries=0,
+        name="scale", named=True, again=False, experiment="scale", grid=grid, runs=grid.runs(), notes=[],
+        options=RunOptions(evaluate_every=0, checkpoint_every=1), tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        checkpoint_dir=folder / "checkpoints", workers=workers, retries=0,
     )  # fmt: skip
 
 
-def conduct_one(runs: int, cells: int, workers: int) -> None:
+def conduct_one(runs: int, settings: int, workers: int) -> None:
     """Conduct a sweep of so many runs, and say as JSON what it took."""
     set_ray_environment(None)
     seconds: dict[str, float] = {}
@@ -84,14 +83,15 @@ def conduct_one(runs: int, cells: int, workers: int) -> None:
         return run
 
     with tempfile.TemporaryDirectory(prefix="gan-scale-") as scratch, ExitStack() as stack:
-        plan = a_plan(runs, cells, Path(scratch), workers)
+        plan = a_plan(runs, settings, Path(scratch), workers)
         stack.enter_context(locked(plan))
         stack.enter_context(ray_session(None, workers))
         from sweeps import driver as sweep
+        from sweeps import trials
 
         prepared = sweep.prepare(plan)
         let_tune_use_waiting_workers()
-        sweep.run_trial = stub
+        trials.run_trial = stub  # type: ignore[assignment]
         for name in PARTS:
             setattr(sweep, name, timed(name, getattr(sweep, name)))
         console = Console(file=io.StringIO(), width=200)
@@ -106,7 +106,7 @@ def conduct_one(runs: int, cells: int, workers: int) -> None:
             json.dumps(
                 {
                     "runs": len(plan.runs),
-                    "cells": len(plan.grid.cells()),
+                    "settings": len(plan.grid.settings()),
                     "code": code,
                     "finished": finished - 1,  # less the parent
                     "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -123,7 +123,7 @@ def conduct_one(runs: int, cells: int, workers: int) -> None:
 def show(told: dict[str, Any]) -> None:
     runs = told["runs"]
     print(
-        f"{runs:,} runs in {told['cells']:,} cells, {told['finished']:,} FINISHED, exit code {told['code']}\n"
+        f"{runs:,} runs in {told['settings']:,} settings, {told['finished']:,} FINISHED, exit code {told['code']}\n"
         f"  the driver's memory at most {told['memory']:,.0f} MiB ({told['memory_before']:,.0f} before)\n"
         f"  {told['first']:.1f} s until the first run\n"
         f"  {told['clock']:.0f} s in all; a run {told['clock'] / runs * 1000:.0f} ms by the clock, "
@@ -136,17 +136,17 @@ def show(told: dict[str, Any]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[100, 500, 1000, 2000, 5000])
-    parser.add_argument("--cells", type=int, default=40, help="of each sweep; as many as runs: a seed each")
+    parser.add_argument("--settings", type=int, default=40, help="of each sweep; as many as runs: one seed each")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--one", action="store_true", help="be the driver")
     args = parser.parse_args()
     if args.one:
-        conduct_one(args.runs[0], args.cells, args.workers)
+        conduct_one(args.runs[0], args.settings, args.workers)
         sys.exit()
     for runs in args.runs:
         words = [sys.executable, "-m", "benchmarks.scale", "--one", "--runs", str(runs)]
-        words += ["--cells", str(min(args.cells, runs)), "--workers", str(args.workers)]
+        words += ["--settings", str(min(args.settings, runs)), "--workers", str(args.workers)]
         if args.profile:
             words = ["py-spy", "record", "-o", str(args.profile), "--", *words]
         output = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout

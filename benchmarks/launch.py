@@ -56,15 +56,11 @@ def fill(store: Path, runs: int) -> None:
     with closing(sqlite3.connect(store)) as database:
         there = [run_id for (run_id,) in database.execute("SELECT run_uuid FROM runs")]
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        columns = {
-            table: [row[1] for row in database.execute(f"PRAGMA table_info({table})")] for table in tables
-        }
+        columns = {table: [row[1] for row in database.execute(f"PRAGMA table_info({table})")] for table in tables}
         database.execute("CREATE TEMP TABLE renamed (old TEXT PRIMARY KEY, new TEXT)")
         for number in range(1, runs // len(there)):
             database.execute("DELETE FROM renamed")
-            database.executemany(
-                "INSERT INTO renamed VALUES (?, ?)", [(run_id, uuid4().hex) for run_id in there]
-            )
+            database.executemany("INSERT INTO renamed VALUES (?, ?)", [(run_id, uuid4().hex) for run_id in there])
             for table, names in columns.items():
                 if "run_uuid" in names:
                     _copy(database, table, names, number)

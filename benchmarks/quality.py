@@ -187,9 +187,7 @@ def spread(several: list[dict[str, float]], name: str) -> str:
 
 
 def cpu() -> str:
-    models = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-    ]
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return models[0].split(":")[1].strip() if models else platform.processor()
 
 
@@ -198,9 +196,7 @@ def main() -> None:
     parser.add_argument("what", choices=("classifier", "time", "calibration", "runs"))
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--cache-dir", type=Path, help="default: a fresh folder")
-    parser.add_argument(
-        "--runs", default=RUNS, help="optimizer:learning_rate:epochs, several apart by spaces"
-    )
+    parser.add_argument("--runs", default=RUNS, help="optimizer:learning_rate:epochs, several apart by spaces")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{cpu()}, one thread, torch {torch.__version__}, Python {platform.python_version()}")

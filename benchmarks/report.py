@@ -134,9 +134,7 @@ def measure(uri: str, folder: Path, rounds: int) -> None:
             began = time.perf_counter()
             points = sum(1 for _ in read(client, run_ids, HISTORIES))
             times.append(time.perf_counter() - began)
-        print(
-            f"{len(HISTORIES)} histories of {len(run_ids)} runs, {points:,} points, {name}: {_spread(times)}"
-        )
+        print(f"{len(HISTORIES)} histories of {len(run_ids)} runs, {points:,} points, {name}: {_spread(times)}")
 
 
 def _spread(times: list[float]) -> str:

@@ -101,9 +101,7 @@ def conduct_one(runs: int, cells: int, workers: int) -> None:
         taken, processor = time.perf_counter() - clock, time.process_time() - processor
         with closing(sqlite3.connect(Path(scratch) / "mlflow.db")) as database:
             ((first,),) = database.execute("SELECT min(timestamp) / 1000.0 FROM metrics").fetchall()
-            ((finished,),) = database.execute(
-                "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
-            ).fetchall()
+            ((finished,),) = database.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchall()
         print(
             json.dumps(
                 {

@@ -189,18 +189,13 @@ def load(uri: str, servers: Mapping[str, int], ask: Ask, args: argparse.Namespac
     statuses = dict(ask("SELECT status, count(*) FROM runs GROUP BY status"))
     calls = {name: sorted(s for one in told for s in one["seconds"][name]) for name in CALLS}
     every = sum(map(len, calls.values()))
-    print(
-        f"  rows: {rows:,} given, {there:,} in the database, {rows - there:,} lost; "
-        f"{rows / wall:,.0f} a second"
-    )
+    print(f"  rows: {rows:,} given, {there:,} in the database, {rows - there:,} lost; {rows / wall:,.0f} a second")
     print(f"  runs: {dict(ended)}; in the database {statuses}; {wall:.0f} s")
     print(f"  calls: {every:,}, {every / wall:.0f} a second")
     for name, taken in calls.items():
         if taken:
             p50, p99 = (taken[int(share * (len(taken) - 1))] * 1000 for share in (0.5, 0.99))
-            print(
-                f"    {name:<15} {len(taken):>6,}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, most {taken[-1]:.1f} s"
-            )
+            print(f"    {name:<15} {len(taken):>6,}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, most {taken[-1]:.1f} s")
     failed = sum((Counter(one["failed"]) for one in told), Counter())
     print(f"  calls repeated: {sum(failed.values())} {dict(failed.most_common(3)) if failed else ''}")
     print(f"  the longest that a worker's record was behind: {max(one['behind'] for one in told):.0f} s")
@@ -231,9 +226,7 @@ class Footprint:
         lines = []
         for name, (processes, memory) in self._most.items():
             spent = sum(s - self._before.get(key, 0) for key, s in self._processor.items() if key[0] == name)
-            lines.append(
-                f"{name}: {processes} processes, {memory / 2**20:,.0f} MiB, {spent:.0f} s of the processor"
-            )
+            lines.append(f"{name}: {processes} processes, {memory / 2**20:,.0f} MiB, {spent:.0f} s of the processor")
         return "; ".join(lines) or "no server"
 
     def _look(self) -> None:

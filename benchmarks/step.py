@@ -36,9 +36,7 @@ Steps = Callable[[int], object]  # does as many steps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60, help="turns that each one takes (60)")
     parser.add_argument("--steps", type=int, default=20, help="steps in a turn (20)")
     modes = parser.add_mutually_exclusive_group()
@@ -82,9 +80,7 @@ def say_where(args: argparse.Namespace) -> None:
 
 def compare(images: Tensor, args: argparse.Namespace) -> None:
     print("µs a step, median of the rounds; ratios: median (quartiles)\n")
-    print(
-        "| optimizer | z_dim | usual | plain | fast | least | usual / fast | fast / least | plain / least |"
-    )
+    print("| optimizer | z_dim | usual | plain | fast | least | usual / fast | fast / least | plain / least |")
     print("|---|---|---|---|---|---|---|---|---|")
     for optimizer in ("sgd", "adam"):
         for z_dim in (20, 100, 200):
@@ -235,9 +231,7 @@ def fewest(times: dict[str, list[float]]) -> list[float]:
 
 def compare_larger(images: Tensor, args: argparse.Namespace) -> None:
     print("SGD, z_dim 100; µs a step, median of the rounds; ratios: median (quartiles)\n")
-    print(
-        "| batch_size | hidden_dim | fast | least | fast / least | plain / least |\n|---|---|---|---|---|---|"
-    )
+    print("| batch_size | hidden_dim | fast | least | fast / least | plain / least |\n|---|---|---|---|---|---|")
     for batch_size, hidden_dim in itertools.product((64, 256, 1024), (128, 512, 1024)):
         config = make_config(batch_size=batch_size, hidden_dim=hidden_dim)
         contestants = {

@@ -18,9 +18,7 @@ class FieldDocs(Extension):
         ]
         if cls.docstring and fields:
             described = _descriptions(cls)
-            lines = [
-                f"    {each.name}: {described.get(each.name) or _comment(each) or '…'}" for each in fields
-            ]
+            lines = [f"    {each.name}: {described.get(each.name) or _comment(each) or '…'}" for each in fields]
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(lines)
 
 

@@ -60,9 +60,7 @@ def main() -> int:
     with ExitStack() as lock:
         job, tracker, where = prepare(args, options, name, config, lock)
         data = job.data
-        print(
-            f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}"
-        )
+        print(f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}")
         with LiveView({name: config.epochs}) as view:
             outcome = run(job, tracker, _Watcher(name, view))
             view.end(name, *outcome)
@@ -171,9 +169,7 @@ def _into_store(
     return job, tracker.MlflowTracker(uri, run_id, config, data, name), store.redact(uri)
 
 
-def _job(
-    options: RunOptions, name: str, data: ImageSet, reference: Reference, checkpoints: CheckpointFolder
-) -> Job:
+def _job(options: RunOptions, name: str, data: ImageSet, reference: Reference, checkpoints: CheckpointFolder) -> Job:
     return Job(name, checkpoints.config, data, reference, options, checkpoints)
 
 

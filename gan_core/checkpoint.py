@@ -167,9 +167,7 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
                 f"{'update it' if newer else 'finish the run with that one'}, or start anew with --again"
             )
         if about["config_hash"] != config.config_hash:
-            raise UserError(
-                f"the checkpoint {name} is of another config ({about['config']}): remove it or start anew"
-            )
+            raise UserError(f"the checkpoint {name} is of another config ({about['config']}): remove it or start anew")
         tensors = load(body)
         state = TrainState(int(about["epoch"]), _part("weights.", tensors), _part("optimizers.", tensors))
         events = list(_events(json.loads(about["events"]), int(about["images"]), tensors))
@@ -220,9 +218,7 @@ def _events(described: list[list[Any]], images: int, tensors: Mapping[str, Tenso
                 event = Samples(value, sheets.popleft())
             case "epoch":
                 D_losses, G_losses, real_scores, fake_scores = iterations.popleft()
-                event = EpochEnd(
-                    value, D_losses, G_losses, real_scores, fake_scores, images, seconds.popleft()
-                )
+                event = EpochEnd(value, D_losses, G_losses, real_scores, fake_scores, images, seconds.popleft())
             case "evaluated":
                 event = Evaluated(**{**value, "class_shares": np.array(value["class_shares"])})
             case _:

@@ -116,9 +116,7 @@ def add_checkpoint_dir(parser: Flags) -> None:
 def check_name(what: str, name: str) -> str:
     """The name, if it can stand in a table and a store; else UserError."""
     if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise UserError(
-            f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)"
-        )
+        raise UserError(f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)")
     return name
 
 

@@ -8,7 +8,6 @@ MLflow nor PyTorch.
 import atexit
 import logging
 import os
-import re
 import sys
 import threading
 from typing import Any, NamedTuple, NoReturn
@@ -51,15 +50,9 @@ def context_tags() -> dict[str, str]:
 def slide_stem(key: str, step: int, at: int, unique: str) -> str:
     """The path, without an ending, of a step of the image slider `key`; at: milliseconds since 1970.
 
-    MLflow's own `log_image` gives the step a second image if it is repeated after an error.
+    MLflow's own `log_image` takes a new name each time, so a step that is logged again has two images.
     """
     return f"{SLIDES}/{key}+step+{step}+timestamp+{at}+{unique}"
-
-
-def slide_step(path: str) -> int:
-    """The step of a file of the image slider; −1 if it is none. Older versions of MLflow wrote % for +."""
-    found = re.search(r"[+%]step[+%](\d+)[+%]", path)
-    return int(found[1]) if found else -1
 
 
 class BackwardKernels(NamedTuple):
@@ -100,13 +93,6 @@ def optimizer_functions() -> tuple[Any, Any]:
     from torch.optim.rmsprop import rmsprop
 
     return adam, rmsprop
-
-
-def rmsprop_function() -> Any:
-    """RMSprop's step as a function, for the same reason."""
-    from torch.optim.rmsprop import rmsprop
-
-    return rmsprop
 
 
 def end_process(code: int) -> NoReturn:

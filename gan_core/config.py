@@ -66,17 +66,13 @@ class RunConfig:
     batch_size: int = _count(64, "b", "real images per step; 1 up to the size of the image set")
     epochs: int = _count(100, "e", "passes over the image set; 1 or more")
     device: Literal["cpu", "cuda"] = _setting("cpu", "", "where the run trains: cpu or cuda", axis=False)
-    seed: int = _setting(
-        0, "s", "source of every random stream of the run; 0 or more", axis=False, ge=0, lt=2**63
-    )
+    seed: int = _setting(0, "s", "source of every random stream of the run; 0 or more", axis=False, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
         size = DATASETS[self.dataset].size
         if self.batch_size > size:
-            raise ValueError(
-                f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}"
-            )
+            raise ValueError(f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}")
         return self
 
     @property

@@ -372,6 +372,4 @@ def _folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot use the data folder {folder}: {error}; choose another with --data-dir"
-        ) from error
+        raise UserError(f"cannot use the data folder {folder}: {error}; choose another with --data-dir") from error

@@ -37,9 +37,7 @@ class LiveView:
         self._trained = 0
         self._first: tuple[float, int] | None = None  # when the first epoch ended: start-up is not speed
         self._said = self._started = time.monotonic()
-        self._live = Live(
-            get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True
-        )
+        self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         """Take over the terminal's last lines, if there is one."""

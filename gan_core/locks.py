@@ -159,9 +159,7 @@ def _renew(lease: ObjectPath, owner: str, ended: threading.Event) -> None:
         with suppress(OSError):  # the next write may succeed
             now = _read(lease)
             if now is not None and _owner(now) != owner:
-                print(
-                    f"{lease} was taken over by another process: this one ends", file=sys.stderr, flush=True
-                )
+                print(f"{lease} was taken over by another process: this one ends", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)  # at once: two processes must not train one run
             lease.write_once(f"{owner} {count}".encode())
 

@@ -50,16 +50,12 @@ def load_optimizer_state(optimizer: "optim.Optimizer", state: Mapping[str, "Tens
     for key, tensor in state.items():
         number, _, name = key.partition(".")
         of_parameters.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict(
-        {"state": of_parameters, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    optimizer.load_state_dict({"state": of_parameters, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def join_states(**states: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """The states of several networks as one: each tensor is known as `<network>.<name>`."""
-    return {
-        f"{network}.{name}": tensor for network, state in states.items() for name, tensor in state.items()
-    }
+    return {f"{network}.{name}": tensor for network, state in states.items() for name, tensor in state.items()}
 
 
 def state_of(network: str, joined: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

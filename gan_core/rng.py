@@ -41,9 +41,7 @@ def depends_on(name: str, network: str) -> frozenset[str]:
 
 def run_stream(name: str, config: RunConfig, epoch: int = 0) -> "torch.Generator":
     """A CPU generator at the start of a run's stream, one of STREAMS, in an epoch where these have their own."""
-    return stream(
-        name, *(epoch if field == "epoch" else getattr(config, field) for field in STREAMS[name].key)
-    )
+    return stream(name, *(epoch if field == "epoch" else getattr(config, field) for field in STREAMS[name].key))
 
 
 def stream(name: str, *key: int) -> "torch.Generator":

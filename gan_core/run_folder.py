@@ -115,9 +115,7 @@ class RunFolder:
             write_whole(self.folder / LOSSES_ARRAYS, arrays.getvalue())
             picture = io.BytesIO()
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", "Glyph .* missing from font"
-                )  # a name may have emojis in it
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name may have emojis in it
                 plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
             write_whole(self.folder / LOSSES_PICTURE, picture.getvalue())
         if trace:
@@ -132,8 +130,7 @@ def check_output(folder: Path, config: RunConfig) -> None:
     try:
         # A run that is killed at its very beginning leaves its checkpoints' folder, or a file half written.
         taken = folder.exists() and any(
-            path.name != CHECKPOINTS and not path.name.startswith(f".{CONFIG_FILE}.")
-            for path in folder.iterdir()
+            path.name != CHECKPOINTS and not path.name.startswith(f".{CONFIG_FILE}.") for path in folder.iterdir()
         )
     except OSError as error:
         raise UserError(f"cannot write to the output folder {folder}: {error}") from error

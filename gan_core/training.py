@@ -34,9 +34,7 @@ def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -
     """
     require_device(config.device)
     if config.batch_size > len(images):
-        raise UserError(
-            f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}"
-        )
+        raise UserError(f"batch_size should be at most {len(images)}, the number of images, got {config.batch_size}")
     G, D = build_models(config)
     kind = FastStep if supports(config, PlainStep) else PlainStep
     steps = kind(config, G.to(config.device), D.to(config.device))
@@ -173,9 +171,7 @@ def fixed_noise(z_dim: int) -> Tensor:
 
 def sample_epochs(epochs: int) -> set[int]:
     """The epochs after which a sample sheet is made: 1, 2, 5, each tenth of the run, and the last."""
-    return {epoch for epoch in (1, 2, 5) if epoch < epochs} | {
-        -(-epochs * tenth // 10) for tenth in range(1, 11)
-    }
+    return {epoch for epoch in (1, 2, 5) if epoch < epochs} | {-(-epochs * tenth // 10) for tenth in range(1, 11)}
 
 
 @torch.no_grad()

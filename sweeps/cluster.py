@@ -89,9 +89,7 @@ def ask(needs: Needs, ids: Iterable[str]) -> tuple[dict[str, list[str]], dict[st
     look = ray.remote(num_cpus=0, max_retries=0)(lacks)
     reference = ray.put(needs)
     asked = {
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            reference
-        ): node
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(reference): node
         for node in ids
     }
     if not asked:
@@ -146,11 +144,7 @@ def gather_needs(tracking_uri: str, token_at: str, token: str) -> Needs:
 
 def access(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of an environment that let one into the tracking server and the stores behind it."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(ACCESS) and name not in NOT_ACCESS
-    }
+    return {name: value for name, value in environment.items() if name.startswith(ACCESS) and name not in NOT_ACCESS}
 
 
 def grant(environment: Mapping[str, str]) -> None:

@@ -52,9 +52,7 @@ def view_state(parent_id: str, grouped: bool, sheet_step: int = 0) -> dict[str, 
     }
 
 
-def write_view(
-    client: "MlflowClient", experiment_id: str, parent_id: str, grouped: bool, sheet_step: int = 0
-) -> None:
+def write_view(client: "MlflowClient", experiment_id: str, parent_id: str, grouped: bool, sheet_step: int = 0) -> None:
     """Keep the view of a sweep, in place of an earlier one; its key is the parent's run id.
 
     The UI lists it among the experiment's views, by the sweep's name.
@@ -88,6 +86,4 @@ def keep_keys_from_tune() -> None:
     """Tune puts the keys of AWS into what Ray shows of a worker; ours reach the workers as an object."""
     from ray.tune.execution import class_cache
 
-    class_cache.ENV_VARS_TO_PROPAGATE -= {
-        name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")
-    }
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}

@@ -45,32 +45,25 @@ def prepare(plan: Plan) -> Prepared:
     To be called with the plan's lock held. Raises UserError, also if the sweep is conducted elsewhere.
     """
     images = {name: load_images(name, plan.data_dir) for name in plan.datasets}
-    references = {
-        name: load_reference(name, quality_cache(plan.data_dir), plan.data_dir) for name in plan.datasets
-    }
+    references = {name: load_reference(name, quality_cache(plan.data_dir), plan.data_dir) for name in plan.datasets}
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
     try:
         # Not before: a client makes a store that is not there by itself, and not safely.
         client = MlflowClient(plan.tracking_uri)
-        gone = settle_stale(
-            client, experiment_id, plan.checkpoint_dir, ours=lock_tag(plan.checkpoint_dir, plan.lock)
-        )
+        gone = settle_stale(client, experiment_id, plan.checkpoint_dir, ours=lock_tag(plan.checkpoint_dir, plan.lock))
         state = sweep_state(client, experiment_id, plan)
     except MlflowException as error:
         said = brief(error, plan.tracking_uri)
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {said}") from error
     if state.parent and state.unfinished():
         raise UserError(
-            f"the sweep {state.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew "
-            "with --again"
+            f"the sweep {state.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew with --again"
         )
     notes = [f"{len(gone)} runs of a process that is gone were still marked as running"] if gone else []
     return Prepared(images, references, client, experiment_id, state, notes)
 
 
-def conduct(
-    plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None = None
-) -> int:
+def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None = None) -> int:
     """Train what is left of the plan, end `workers`, and show what came of it; the exit code.
 
     `needs`: on a cluster, what its nodes must have.
@@ -100,9 +93,7 @@ def _train_what_is_left(
         if state.parent.info.status != "FINISHED" or any(step.shorter for step in state.steps):
             settle(client, state.sweep, "KILLED", {}, _replaced(state, run_ids))
         return state.sweep, True
-    sweep = begin_sweep(
-        client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.sweep
-    )
+    sweep = begin_sweep(client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.sweep)
     write_view(client, sweep.experiment_id, sweep.parent_id, grouped=len(plan.grid.seeds) > 1)
     cut_off = "FAILED"  # what a run is that no worker has ended
     outcomes: dict[str, Outcome] = {}
@@ -175,9 +166,7 @@ def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> N
         console.print(f"Report:   {page}")
     except Exception as error:
         # The grid has ended and is recorded: a report that cannot be made must not make it look broken.
-        console.print(
-            f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it"
-        )
+        console.print(f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it")
 
 
 def _register(console: Console, plan: Plan, name: str, client: MlflowClient, sweep: Sweep) -> bool:

@@ -138,9 +138,7 @@ def _check_conditions(grid: Grid) -> None:
                 raise UserError(f"{', '.join(axes)} depends on {name}, which is not among the axes")
             if value not in grid.axes[name]:
                 values = ", ".join(map(text_of, grid.axes[name]))
-                raise UserError(
-                    f"{', '.join(axes)} is given for {name} {text_of(value)}, which is not among {values}"
-                )
+                raise UserError(f"{', '.join(axes)} is given for {name} {text_of(value)}, which is not among {values}")
         for name in axes:
             if name in grid.axes:
                 raise UserError(f"{name} is given twice: for all settings and for some")
@@ -188,9 +186,7 @@ def parse_sweep(text: str) -> Grid:
     """The same of the file's text. Raises UserError and tomllib.TOMLDecodeError."""
     content = tomllib.loads(text)
     if unknown := content.keys() - {"seeds", "fixed", "axes", "axes_when"}:
-        raise UserError(
-            f"there is no {min(unknown)} in a sweep file; there are seeds, fixed, axes and axes_when"
-        )
+        raise UserError(f"there is no {min(unknown)} in a sweep file; there are seeds, fixed, axes and axes_when")
     conditions = content.get("axes_when", [])
     if not isinstance(conditions, list) or not all(isinstance(each, dict) for each in conditions):
         raise UserError("axes_when should be written as [[axes_when]]")

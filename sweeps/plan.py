@@ -34,9 +34,7 @@ LENGTH = "epochs"  # how far a run goes: a sweep in which it is raised is still 
 class WorkerOptions:
     """How many runs are trained at a time, and how often one is tried again."""
 
-    workers: int | None = Field(
-        None, ge=1, description="runs at a time, one thread each (default: all cores)"
-    )
+    workers: int | None = Field(None, ge=1, description="runs at a time, one thread each (default: all cores)")
     retries: int = Field(2, ge=0, description="how often a run whose worker died is retried")
 
 
@@ -83,9 +81,7 @@ class Plan:
     @property
     def key(self) -> str:
         """What tells sweeps apart: what their runs have in common. Axes may grow and epochs be raised."""
-        return json.dumps(
-            {name: value for name, value in self.common().items() if name != LENGTH}, sort_keys=True
-        )
+        return json.dumps({name: value for name, value in self.common().items() if name != LENGTH}, sort_keys=True)
 
     @property
     def lock(self) -> str:

@@ -106,9 +106,7 @@ def sweep_state(client: MlflowClient, experiment_id: str, plan: Plan) -> SweepSt
     for child in children_of(client, experiment_id, parent.info.run_id):
         there.setdefault(child.data.tags.get(names.CONFIG_HASH), []).append(child)
     lengths_vary = LENGTH in plan.grid.fields()
-    return SweepState(
-        parent, [_step(run, there.get(run.config.config_hash, []), lengths_vary) for run in plan.runs]
-    )
+    return SweepState(parent, [_step(run, there.get(run.config.config_hash, []), lengths_vary) for run in plan.runs])
 
 
 def find_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Run | None:

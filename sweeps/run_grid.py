@@ -67,9 +67,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
     for dataset in plan.datasets:
         fetch_images(dataset, plan.data_dir)
         if not has_classifier(dataset):
-            _train_classifier(
-                dataset, plan.data_dir
-            )  # minutes, perhaps, which Ctrl-C ends, but not in a thread
+            _train_classifier(dataset, plan.data_dir)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
         with without_garbage_collection():
@@ -204,9 +202,7 @@ def _parser() -> OneLineParser:
     place.add_argument(
         "--address", metavar="HOST:PORT", help="an existing Ray cluster to run on (default: this machine)"
     )
-    place.add_argument(
-        "--dry-run", action="store_true", help="print the plan, and what is left of it to do, and stop"
-    )
+    place.add_argument("--dry-run", action="store_true", help="print the plan, and what is left of it to do, and stop")
     return parser
 
 

@@ -32,9 +32,7 @@ class Sweep(NamedTuple):
     name: str
 
 
-def begin_sweep(
-    client: MlflowClient, experiment_id: str, plan: Plan, lock: str, found: Sweep | None
-) -> Sweep:
+def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str, found: Sweep | None) -> Sweep:
     """The parent run, RUNNING: the one found, or a new one.
 
     Its params are the axes and what all runs have in common. Params cannot change, so a tag `now.PARAM` has

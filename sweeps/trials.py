@@ -126,9 +126,7 @@ class InOrder(Searcher):
         """The config of the next trial; None if there is no more."""
         return next(self._configs, None)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing is learnt from it."""
 
     def save(self, checkpoint_path: str) -> None:

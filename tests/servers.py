@@ -70,9 +70,7 @@ def postgres() -> Iterator[Server]:
 
 
 @contextmanager
-def mlflow_server(
-    backend: str, folder: Path, options: Sequence[str] = (), **environment: str
-) -> Iterator[Server]:
+def mlflow_server(backend: str, folder: Path, options: Sequence[str] = (), **environment: str) -> Iterator[Server]:
     """`mlflow server` on `backend` that serves the artifacts too, which it keeps below `folder`."""
     port, log = free_port(), folder / "mlflow-server.log"
     words = ["server", "--backend-store-uri", backend, "--artifacts-destination", folder / "artifacts"]

@@ -36,9 +36,7 @@ def commands(page):
 ALL = sorted({(page.name, program, *words) for page in PAGES for program, words in commands(page)})
 
 
-@pytest.mark.parametrize(
-    ("page", "program", "words"), [(page, program, words) for page, program, *words in ALL]
-)
+@pytest.mark.parametrize(("page", "program", "words"), [(page, program, words) for page, program, *words in ALL])
 def test_each_command_is_understood(page, program, words):
     args = importlib.import_module(program)._parser().parse_args(words)
     if program == "sweeps.run_grid":
@@ -145,9 +143,7 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
     for page in pages:
         reader = Addresses()
         reader.feed(page.read_text())
-        assert not {
-            found for found in reader.found if re.match(r"\w+:|//", found or "") and "data:" not in found
-        }
+        assert not {found for found in reader.found if re.match(r"\w+:|//", found or "") and "data:" not in found}
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", style.read_text()), style
     api = (tmp_path / "api" / "gan_core.html").read_text()

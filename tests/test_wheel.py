@@ -58,9 +58,7 @@ def run(installed, tmp_path):
 
 
 def _run(*words, **options):
-    done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, check=False, timeout=600, **options
-    )
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, timeout=600, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -78,9 +76,7 @@ def test_every_file_of_the_packages_is_in_it(wheel):
 
 
 def test_its_commands_work_where_no_checkout_is(run, installed, tmp_path):
-    found = run(
-        "python", "-c", f"import {', '.join(PACKAGES)}, sys; print(gan_core.__file__, *sys.path)"
-    ).split()
+    found = run("python", "-c", f"import {', '.join(PACKAGES)}, sys; print(gan_core.__file__, *sys.path)").split()
     assert Path(found[0]).is_relative_to(installed)
     assert str(ROOT) not in found[1:]
 

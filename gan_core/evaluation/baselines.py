@@ -137,9 +137,7 @@ def _load(path: Path, dataset: str, cache_dir: Path) -> Reference | None:
     classifier = known_classifier(dataset, about["train_digest"], about["test_digest"], cache_dir)
     if classifier is None or classifier.record.weights_sha256 != about["classifier"]:
         return None
-    moments = KernelMoments(
-        len(kept["features"]), kept["first"], kept["second"], kept["third"], kept["own"].item()
-    )
+    moments = KernelMoments(len(kept["features"]), kept["first"], kept["second"], kept["third"], kept["own"].item())
     gaussian = Gaussian(kept["mean"], kept["covariance"])
     real = RealSide(kept["features"], kept["radii"], gaussian, moments, kept["shares"])
     baselines = (json.loads(about[name]) for name in ("real_baseline", "untrained_baseline"))

@@ -174,9 +174,7 @@ def _mode_collapsed(
 
 
 def _d_dominant(history: Sequence[Mapping[str, float]]) -> Diagnosis | None:
-    epoch = _since(
-        [metrics[SCORE_REAL] > CERTAIN_REAL and metrics[SCORE_FAKE] < CERTAIN_FAKE for metrics in history]
-    )
+    epoch = _since([metrics[SCORE_REAL] > CERTAIN_REAL and metrics[SCORE_FAKE] < CERTAIN_FAKE for metrics in history])
     if not epoch:
         return None
     reason = f"D is nearly certain of every image since epoch {epoch}: {_figures(history)}"

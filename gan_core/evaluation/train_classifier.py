@@ -86,9 +86,7 @@ def classifier_for(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
     return kept
 
 
-def known_classifier(
-    dataset: str, train_digest: str, test_digest: str, cache_dir: Path
-) -> TrainedClassifier | None:
+def known_classifier(dataset: str, train_digest: str, test_digest: str, cache_dir: Path) -> TrainedClassifier | None:
     """The package's or the cache's classifier made from the images of these digests; None if there is none.
 
     Raises UserError if the package should have one and it is damaged.
@@ -205,9 +203,7 @@ def moved(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train a classifier, write its weights and record, and print its accuracy; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gan_core.evaluation.train_classifier", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m gan_core.evaluation.train_classifier", description=__doc__)
     parser.add_argument("--dataset", default="mnist", help=f"one of {', '.join(DATASETS)}; default mnist")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
     parser.add_argument("--data-dir", type=Path, help="where the images are or go")

@@ -27,9 +27,7 @@ UNFINISHED = ("SCHEDULED", "RUNNING")
 GONE = "interrupted: its process is gone"
 
 
-def settle_stale(
-    client: MlflowClient, experiment_id: str, checkpoint_dir: StoragePath, ours: str = ""
-) -> list[str]:
+def settle_stale(client: MlflowClient, experiment_id: str, checkpoint_dir: StoragePath, ours: str = "") -> list[str]:
     """Mark as KILLED every unfinished run and sweep of the experiment whose process is dead; their names.
 
     A process is alive if it holds its lock. Runs whose locks lie outside `checkpoint_dir` are left as they
@@ -83,9 +81,7 @@ def newest(client: MlflowClient, experiment_id: str, condition: str) -> Iterator
     return _search(client, experiment_id, condition, "DESC", 50)
 
 
-def _search(
-    client: MlflowClient, experiment_id: str, condition: str, order: str, page_size: int
-) -> Iterator[Run]:
+def _search(client: MlflowClient, experiment_id: str, condition: str, order: str, page_size: int) -> Iterator[Run]:
     token = None
     while True:
         page = client.search_runs(

@@ -164,13 +164,9 @@ def _check_sqlite(file: Path) -> None:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     except sqlite3.Error as error:
-        raise UserError(
-            f"the store {file} cannot be read as an MLflow database ({error}); name another"
-        ) from error
+        raise UserError(f"the store {file} cannot be read as an MLflow database ({error}); name another") from error
     if missing := {"experiments", "runs", "metrics", "alembic_version"} - {row[0] for row in rows}:
-        raise UserError(
-            f"the store {file} is a database, but not MLflow's (no table {min(missing)}); name another"
-        )
+        raise UserError(f"the store {file} is a database, but not MLflow's (no table {min(missing)}); name another")
 
 
 def _create_sqlite(file: Path) -> None:

@@ -6,11 +6,10 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
-from uuid import uuid4
+from uuid import UUID
 
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -59,7 +58,9 @@ class MlflowTracker:
         self._scratch = tempfile.TemporaryDirectory(prefix="gan-run-")
         self._files = RunFolder(Path(self._scratch.name), config, title)
         self._queue: SimpleQueue[tuple[Event, int]] = SimpleQueue()
-        self._stored = _Stored(set(), set(), {})
+        self._started = 0  # milliseconds since 1970
+        self._points: set[tuple[str, int]] = set()  # metric and step of what the store has of a resumed run
+        self._paths: set[str] = set()  # and its sheets and slides
         self._waiting_since: float | None = None
         self._closing = threading.Event()
         self._give_up_at = math.inf
@@ -130,18 +131,19 @@ class MlflowTracker:
 
     def _read_stored(self) -> None:
         run = self._client.get_run(self._run_id)
+        self._started = run.info.start_time
         if run.info.status == "SCHEDULED":
             return  # the run has not begun
-        points = {
+        self._points = {
             (name, point.step)
             for name in run.data.metrics
             for point in self._client.get_metric_history(self._run_id, name)
         }
-        sheets = {file.path for file in self._client.list_artifacts(self._run_id, names.SAMPLES)}
-        slides: dict[int, list[str]] = {}
-        for file in self._client.list_artifacts(self._run_id, compat.SLIDES):
-            slides.setdefault(compat.slide_step(file.path), []).append(file.path)
-        self._stored = _Stored(points, sheets, slides)
+        self._paths = {
+            file.path
+            for folder in (names.SAMPLES, compat.SLIDES)
+            for file in self._client.list_artifacts(self._run_id, folder)
+        }
         if names.FAILURE_REASON in run.data.tags:
             self._client.delete_tag(self._run_id, names.FAILURE_REASON)
 
@@ -158,20 +160,20 @@ class MlflowTracker:
             for event, at in queued
             if isinstance(event, EpochEnd | Evaluated)
             for name, value in event.metrics().items()
-            if (name, event.epoch) not in self._stored.points
+            if (name, event.epoch) not in self._points
         ]
         if metrics:
             self._repeat(lambda: self._client.log_batch(self._run_id, metrics=metrics))
-        for event, at in queued:
+        for event, _ in queued:
             self._files.log(event)
-            self._write_files_and_tags(event, at)
+            self._write_files_and_tags(event)
 
-    def _write_files_and_tags(self, event: Event, at: int) -> None:
+    def _write_files_and_tags(self, event: Event) -> None:
         match event:
             case Samples(epoch):
-                if names.sheet_name(epoch) not in self._stored.sheets:
+                if names.sheet_name(epoch) not in self._paths:
                     self._upload(names.sheet_name(epoch))
-                self._log_slide(epoch, at)
+                self._log_slide(epoch)
             case Trained():
                 self._upload(names.GENERATOR_FILE)
             case Baselines():
@@ -191,23 +193,20 @@ class MlflowTracker:
         tags = [RunTag(key, value) for key, value in values.items()]
         self._repeat(lambda: self._client.log_batch(self._run_id, tags=tags))
 
-    def _log_slide(self, epoch: int, at: int) -> None:
+    def _log_slide(self, epoch: int) -> None:
         """Log the sample sheet as a step of the UI's image slider."""
-        stored = self._stored.slides.get(epoch, [])
-        if len(stored) == len(compat.SLIDE_ENDINGS):
+        # The name is the same each time, so a step that is logged again has one image.
+        stem = compat.slide_stem(names.SAMPLES, epoch, self._started, str(UUID(self._run_id)))
+        slides = [f"{stem}{ending}" for ending in compat.SLIDE_ENDINGS]
+        if self._paths.issuperset(slides):
             return
-        stem = compat.slide_stem(names.SAMPLES, epoch, at, str(uuid4()))
-        if stored:  # one of the two files: the other has to get the same name
-            stem = stored[0]
-            for ending in compat.SLIDE_ENDINGS:
-                stem = stem.removesuffix(ending)
         with Image.open(self._files.folder / names.sheet_name(epoch)) as sheet:
             sheet.load()
-        for ending in compat.SLIDE_ENDINGS:
-            path = self._files.folder / f"{stem}{ending}"
+        for slide in slides:
+            path = self._files.folder / slide
             path.parent.mkdir(exist_ok=True)
             sheet.save(path)
-            self._upload(f"{stem}{ending}")
+            self._upload(slide)
             path.unlink()
             sheet.thumbnail(SMALL_SLIDE)
         self._tag({compat.LOGGED_IMAGES_TAG: "True"})
@@ -241,17 +240,7 @@ class MlflowTracker:
             self._closing.wait(seconds)
 
     def _failure(self, error: BaseException) -> TrackingError:
-        return TrackingError(
-            f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}"
-        )
-
-
-class _Stored(NamedTuple):
-    """What the store has of a run that is resumed."""
-
-    points: Collection[tuple[str, int]]  # metric and step
-    sheets: Collection[str]  # paths
-    slides: Mapping[int, list[str]]  # paths of the image slider's files, by step
+        return TrackingError(f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}")
 
 
 def _is_passing(error: BaseException) -> bool:

@@ -213,9 +213,7 @@ class Claims:
             return decide("swings", ratios, unit="times", lacks=lacks, network=network)
 
         rises = [
-            _tenth(run, LOSS["G"]) - course[0]
-            for run in runs["adam"].values()
-            if (course := run.course(LOSS["G"]))
+            _tenth(run, LOSS["G"]) - course[0] for run in runs["adam"].values() if (course := run.course(LOSS["G"]))
         ]
         return Claim(
             "loss curves",
@@ -252,9 +250,7 @@ class Claims:
             "flat loss",
             [
                 decide("ends at", [late for late, _ in courses], (3, 4), lacks=lacks, z=CLEAR_Z),
-                decide(
-                    "improves not", changes, (math.log(0.9), math.inf), unit="times", lacks=lacks, z=CLEAR_Z
-                ),
+                decide("improves not", changes, (math.log(0.9), math.inf), unit="times", lacks=lacks, z=CLEAR_Z),
             ],
             {"z": CLEAR_Z},
         )
@@ -275,19 +271,14 @@ class Claims:
             for z in runs
             if z not in inside
         ]
-        return Claim(
-            "sensible", [_every("least inside", compared, lacks, inside=inside)], {"range": SENSIBLE_Z}
-        )
+        return Claim("sensible", [_every("least inside", compared, lacks, inside=inside)], {"range": SENSIBLE_Z})
 
     def _loss_tells(self) -> Claim:
         """Losses against fd, over all finished runs and over the epochs of each."""
         parts = []
         for network in ("G", "D"):
             if not self._scored:
-                parts += [
-                    Part(key, lacks="no fd", about={"network": network})
-                    for key in ("over runs", "over epochs")
-                ]
+                parts += [Part(key, lacks="no fd", about={"network": network}) for key in ("over runs", "over epochs")]
                 continue
             pairs = [(run.last(LOSS[network]), fd) for run in self._finished if (fd := run.score(names.FD))]
             parts.append(

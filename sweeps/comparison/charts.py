@@ -223,9 +223,7 @@ def _picture(figure: Figure) -> Picture:
     """The figure, with a legend below the curves."""
     labels = figure.axes[0].get_legend_handles_labels()[1]
     if labels:
-        figure.legend(
-            loc="lower center", ncols=min(LEGEND_COLUMNS, len(labels)), frameon=False, handlelength=2.6
-        )
+        figure.legend(loc="lower center", ncols=min(LEGEND_COLUMNS, len(labels)), frameon=False, handlelength=2.6)
     drawing = io.BytesIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
     light = dark = drawing.getvalue()

@@ -186,9 +186,7 @@ def score_matrix(settings: Sequence[Setting], metric: str = names.FD) -> Matrix:
     scores = np.full((len(seeds), len(settings)), math.nan)
     for column, setting in enumerate(settings):
         for run in setting.runs:
-            scores[seeds.index(run.seed), column] = (
-                math.nan if (value := run.score(metric)) is None else value
-            )
+            scores[seeds.index(run.seed), column] = math.nan if (value := run.score(metric)) is None else value
     return scores
 
 
@@ -211,9 +209,7 @@ def _shown_scores(record: SweepRecord) -> list[str]:
     if len(record.classifiers) != 1:
         return []
     both = record.classifiers[0].real_baseline.keys() & record.classifiers[0].untrained_baseline.keys()
-    return [
-        name for name in SCORES if name in both and any(run.score(name) is not None for run in record.runs)
-    ]
+    return [name for name in SCORES if name in both and any(run.score(name) is not None for run in record.runs)]
 
 
 def _setting(record: SweepRecord, runs: Sequence[RunRecord], shown: Sequence[str]) -> Setting:

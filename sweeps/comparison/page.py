@@ -105,8 +105,7 @@ def _log_distances(client: MlflowClient, comparison: Comparison) -> None:
     """Log each setting's mean Fréchet distance by epoch to the parent run; what is there already is left."""
     # MLflow allows no + in a metric's name.
     curves = {
-        names.SETTING_FD + setting.name.replace("+", ""): setting.fd_by_epoch()
-        for setting in comparison.settings
+        names.SETTING_FD + setting.name.replace("+", ""): setting.fd_by_epoch() for setting in comparison.settings
     }
     run_id = comparison.record.run_id
     there = read_histories(client, [run_id], list(curves))
@@ -216,14 +215,10 @@ def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, Pi
 
 def _sheet_runs(comparison: Comparison) -> list[RunRecord]:
     """The run of the comparison's seed of each setting that is shown, in the order of the axes."""
-    return [
-        run for setting in comparison.shown(SHEETS) for run in setting.runs if run.seed == comparison.seed
-    ]
+    return [run for setting in comparison.shown(SHEETS) for run in setting.runs if run.seed == comparison.seed]
 
 
-def _sheet_rows(
-    comparison: Comparison, artifacts: Artifacts
-) -> tuple[list[int], list[tuple[Setting, list[Sheet]]]]:
+def _sheet_rows(comparison: Comparison, artifacts: Artifacts) -> tuple[list[int], list[tuple[Setting, list[Sheet]]]]:
     """A few epochs, and of each setting that is shown its sheets after these."""
     runs = {run.run_id: run for run in _sheet_runs(comparison)}
     epochs = telling_epochs(artifacts.sheet_epochs(list(runs.values())).values())

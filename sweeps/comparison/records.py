@@ -150,9 +150,7 @@ def find_sweep(client: MlflowClient, experiment: str, wanted: str | None = None)
     chosen = next(by_name, None) or next(by_id, None)
     if chosen is None:
         known = ", ".join(str(parent.info.run_name) for parent in parents[:5])
-        raise UserError(
-            f"there is no sweep {wanted!r} in experiment {experiment!r}; the latest there: {known}"
-        )
+        raise UserError(f"there is no sweep {wanted!r} in experiment {experiment!r}; the latest there: {known}")
     return chosen, sum(parent.info.run_name == chosen.info.run_name for parent in parents) - 1
 
 
@@ -171,9 +169,7 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
     points = read_histories(client, [run.info.run_id for run in begun], HISTORIES)
     runs = [_record(run, points) for run in begun]
     present = {
-        tag.removeprefix(names.SWEEP_NOW): value
-        for tag, value in tags.items()
-        if tag.startswith(names.SWEEP_NOW)
+        tag.removeprefix(names.SWEEP_NOW): value for tag, value in tags.items() if tag.startswith(names.SWEEP_NOW)
     }
     return SweepRecord(
         name=info.run_name,
@@ -244,22 +240,16 @@ def read_histories(
     }
 
 
-def ask_database(
-    client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]
-) -> Iterator[tuple[str, Metric]]:
+def ask_database(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, Metric]]:
     """The run id and each point, from a store that is a database."""
     store = compat.open_database(client.tracking_uri)
     for start in range(0, len(run_ids), ENTITY_LIMIT):
         for metric in metrics:
-            for point in store.get_metric_history_bulk(
-                run_ids[start : start + ENTITY_LIMIT], metric, MOST_POINTS
-            ):
+            for point in store.get_metric_history_bulk(run_ids[start : start + ENTITY_LIMIT], metric, MOST_POINTS):
                 yield point.run_id, point
 
 
-def ask_server(
-    client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]
-) -> Iterator[tuple[str, Metric]]:
+def ask_server(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, Metric]]:
     """The run id and each point, from any store, by MLflow's public client."""
     asked = [(run_id, metric) for run_id in run_ids for metric in metrics]
     with ThreadPoolExecutor(8) as threads:

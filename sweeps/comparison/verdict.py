@@ -216,9 +216,7 @@ def _by_value(field: str, axis: str, comparison: Comparison) -> list[tuple[str, 
         for run in setting.runs:
             found[setting.values[axis]][run.fields.get(field, "")] = None
     order = comparison.axes.get(field, ())
-    return [
-        (value, sorted(values, key=order.index) if order else list(values)) for value, values in found.items()
-    ]
+    return [(value, sorted(values, key=order.index) if order else list(values)) for value, values in found.items()]
 
 
 def _choices(axis: str, comparison: Comparison) -> list[tuple[str, int]]:

@@ -72,9 +72,7 @@ def start(workers: tuple[str, ...] = ("one", "two")) -> None:
     for name in ("own", "shared", "artifacts", "s3/gan"):
         (FOLDER / name).mkdir(parents=True)
     _write_secret("ray_token", secrets.token_hex(16))
-    _write_secret(
-        "passwords.json", json.dumps({name: secrets.token_hex(12) for name in ("sql", "mlflow", "s3")})
-    )
+    _write_secret("passwords.json", json.dumps({name: secrets.token_hex(12) for name in ("sql", "mlflow", "s3")}))
     _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("addr", "add", f"{HERE}/24", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
@@ -141,11 +139,7 @@ def environment(**more: str) -> dict[str, str]:
     """What a user of the cluster has set; nothing of where this program lies."""
     password = passwords()
     return {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if name != "PYTHONPATH" and "PROXY" not in name.upper()
-        },
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "PROXY" not in name.upper()},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(FOLDER / "ray_token"),
         "MLFLOW_TRACKING_USERNAME": "admin",
@@ -305,9 +299,7 @@ def received(name: str) -> int:
     return int(Path(f"/sys/class/net/{PREFIX}{name}/statistics/tx_bytes").read_text())
 
 
-def _start(
-    name: str, what: str, words: list[Any], env: Mapping[str, str]
-) -> tuple[Path, subprocess.Popen[bytes]]:
+def _start(name: str, what: str, words: list[Any], env: Mapping[str, str]) -> tuple[Path, subprocess.Popen[bytes]]:
     log = FOLDER / f"{name}-{what}.log"
     with log.open("w") as output:
         process = subprocess.Popen(

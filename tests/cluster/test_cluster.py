@@ -58,9 +58,7 @@ def unbroken(digits):
     @cache
     def weights(epochs):
         def trained(optimizer, z, seed):
-            config = RunConfig(
-                dataset="digits", hidden_dim=16, optimizer=optimizer, z_dim=z, seed=seed, epochs=epochs
-            )
+            config = RunConfig(dataset="digits", hidden_dim=16, optimizer=optimizer, z_dim=z, seed=seed, epochs=epochs)
             return list(train(config, digits.images))[-1].generator.state_dict()
 
         return {cell: trained(*cell) for cell in CELLS}
@@ -75,9 +73,7 @@ def same_weights(cluster, unbroken, tmp_path):
     def compare(runs, epochs):
         client = MlflowClient(cluster.MLFLOW)
         for (optimizer, z, seed), weights in unbroken(epochs).items():
-            file = client.download_artifacts(
-                runs[f"{optimizer}_z{z}_s{seed}"], "generator.safetensors", str(tmp_path)
-            )
+            file = client.download_artifacts(runs[f"{optimizer}_z{z}_s{seed}"], "generator.safetensors", str(tmp_path))
             ours = load_generator(file).state_dict()
             assert all(torch.equal(ours[name], weights[name]) for name in weights)
 
@@ -147,9 +143,7 @@ def test_a_grid_as_a_job_of_the_cluster(cluster, checkout, grid, in_store):
 def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store, same_weights, where):
     epochs, name = 1000, where.replace(" ", "-")
     place = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.S3_URI}[where]
-    kept = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.FOLDER / "s3" / "gan"}[
-        where
-    ]
+    kept = {"a shared folder": cluster.FOLDER / "shared" / "mortal", "s3": cluster.FOLDER / "s3" / "gan"}[where]
     words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 100, epochs=epochs)
     driver = begin(words, PYTHONPATH=str(cluster.ROOT))
     try:

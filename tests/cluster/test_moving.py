@@ -23,16 +23,11 @@ def everything(client, folder):
         for run in client.search_runs([experiment.experiment_id]):
             run_id = run.info.run_id
             points = {
-                key: [
-                    (point.step, point.timestamp, point.value)
-                    for point in client.get_metric_history(run_id, key)
-                ]
+                key: [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run_id, key)]
                 for key in run.data.metrics
             }
             place = Path(client.download_artifacts(run_id, "", str(folder / run_id)))
-            files = {
-                str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()
-            }
+            files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
             info = run.info.run_name, run.info.status, run.info.start_time, run.info.end_time
             found[run_id] = info, run.data.params, run.data.tags, points, files
     return found
@@ -40,9 +35,7 @@ def everything(client, folder):
 
 def test_a_store_moves_and_its_sweep_goes_on(cluster, command, tmp_path):
     if not all(map(shutil.which, ("pgloader", "sqlite3", "psql"))):
-        pytest.skip(
-            "pgloader, sqlite3 or psql is not there: apt-get install pgloader sqlite3 postgresql-client"
-        )
+        pytest.skip("pgloader, sqlite3 or psql is not there: apt-get install pgloader sqlite3 postgresql-client")
     done = command(
         RUN_GRID,
         *SMALL,
@@ -61,9 +54,7 @@ def test_a_store_moves_and_its_sweep_goes_on(cluster, command, tmp_path):
 
     with cluster.mlflow_on(5002, "moved"):  # makes the tables
         pass
-    words = re.search(
-        r"<!-- moving -->\n```bash\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL
-    )[1]
+    words = re.search(r"<!-- moving -->\n```bash\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)[1]
     where = {
         "old": str(tmp_path), "artifacts": str(cluster.FOLDER / "artifacts"),
         "new": cluster.sql_uri("moved").replace("+psycopg", ""),
@@ -84,6 +75,4 @@ def test_a_store_moves_and_its_sweep_goes_on(cluster, command, tmp_path):
         assert more.returncode == 0, more.stdout + more.stderr
         assert "2 more epochs" in more.stdout
         with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
-            assert database.execute("SELECT count(*) FROM runs").fetchone() == (
-                3,
-            )  # nothing was written there
+            assert database.execute("SELECT count(*) FROM runs").fetchone() == (3,)  # nothing was written there

@@ -28,9 +28,7 @@ def refused(cluster, grid):
 def test_a_checkpoint_folder_that_nodes_do_not_share(cluster, refused):
     said = refused("--checkpoint-dir", cluster.OWN / "checkpoints")
     for name in ("one", "two"):
-        assert (
-            f"node {cluster.ADDRESSES[name]}: {cluster.OWN}/checkpoints, where checkpoints are kept" in said
-        )
+        assert f"node {cluster.ADDRESSES[name]}: {cluster.OWN}/checkpoints, where checkpoints are kept" in said
     assert "is not the same folder there: name one that all nodes share, or a URI" in said
 
 
@@ -43,9 +41,7 @@ def test_nodes_with_another_version_and_without_a_way_to_the_store(cluster, refu
         cluster.start_ray("three", PYTHONPATH=str(tmp_path))
         said = refused()
         assert "1 of 3 nodes cannot train, so nothing was" in said
-        assert (
-            f"node {cluster.ADDRESSES['three']}: mlflow 3.16.0 is installed, the sweep's machine has" in said
-        )
+        assert f"node {cluster.ADDRESSES['three']}: mlflow 3.16.0 is installed, the sweep's machine has" in said
         cluster.kill_machine("three")
         no_way = [
             "ip",
@@ -126,7 +122,5 @@ def test_with_logins_a_grid_logs_in_and_an_outsider_does_not(cluster, begin, gri
 
 def _files_with(folder, secrets):
     words = [word for secret in secrets for word in ("-e", secret)]
-    found = subprocess.run(
-        ["grep", "-rlaF", *words, str(folder)], capture_output=True, text=True, check=False
-    )
+    found = subprocess.run(["grep", "-rlaF", *words, str(folder)], capture_output=True, text=True, check=False)
     return set(map(Path, found.stdout.split("\n"))) - {Path()}

@@ -221,8 +221,7 @@ def test_the_one_before_a_damaged_one_is_used_and_that_is_said(folder, checkpoin
     said = []
     assert same(folder.load(said.append), checkpoints[0])
     assert said == [
-        "the checkpoint epoch_0000002.checkpoint cannot be used (it is not whole): "
-        "going back to the one before it"
+        "the checkpoint epoch_0000002.checkpoint cannot be used (it is not whole): going back to the one before it"
     ]
     folder.save(checkpoints[1])
     folder.prune(1)
@@ -326,9 +325,7 @@ def test_a_killed_process_holds_no_lock(folder, tmp_path):
 
     from gan_core.locks import is_free
 
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder.folder)], stdout=subprocess.PIPE, text=True
-    ) as other:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder.folder)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert not is_free(folder.folder / "lock")
         other.kill()

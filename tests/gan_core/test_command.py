@@ -68,9 +68,7 @@ def test_a_run_is_tracked_by_default(command, uri, rows):
 
 
 def test_a_run_into_a_folder_leaves_mlflow_alone(command, tmp_path):
-    done = command(
-        *ONE_RUN, "--z-dim", 7, "--epochs", 2, "--output", "here", MLFLOW_TRACKING_URI="sqlite:///no.db"
-    )
+    done = command(*ONE_RUN, "--z-dim", 7, "--epochs", 2, "--output", "here", MLFLOW_TRACKING_URI="sqlite:///no.db")
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     ending = json.loads((tmp_path / "here" / "status.json").read_text())
@@ -155,9 +153,7 @@ def check_whole(folder, unbroken):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_is_killed_and_the_same_command_goes_on(
-    command, interrupted, unbroken, uri, rows, tmp_path
-):
+def test_an_interrupted_run_is_killed_and_the_same_command_goes_on(command, interrupted, unbroken, uri, rows, tmp_path):
     where = ("--tracking-uri", uri)
     assert interrupted(signal.SIGINT, *where) == (130, "python -m gan_core: interrupted\n")
     ((run_id, status),) = rows("SELECT run_uuid, status FROM runs")

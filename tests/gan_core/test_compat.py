@@ -51,16 +51,11 @@ def test_a_database_gives_the_histories_of_many_runs(uri, tmp_path):
 def test_the_names_of_slides_are_those_that_mlflow_gives(uri, tmp_path):
     client = MlflowClient(uri)
     run_id = create_run(client, prepare_store(uri, "grid"), "a", RunConfig())
-    client.log_image(
-        run_id, np.zeros((4, 4), np.uint8), key="samples", step=7, timestamp=12, synchronous=True
-    )
+    client.log_image(run_id, np.zeros((4, 4), np.uint8), key="samples", step=7, timestamp=12, synchronous=True)
     theirs = sorted(file.path for file in client.list_artifacts(run_id, compat.SLIDES))
     unique = theirs[0].split("+")[5].removesuffix(".png")
     stem = compat.slide_stem("samples", 7, 12, unique)
     assert theirs == sorted(stem + ending for ending in compat.SLIDE_ENDINGS)
-    assert [compat.slide_step(path) for path in theirs] == [7, 7]
-    assert compat.slide_step("images/samples%step%12%timestamp%1%x.png") == 12
-    assert compat.slide_step("images/other.png") == -1
     assert client.get_run(run_id).data.tags[compat.LOGGED_IMAGES_TAG] == "True"
 
 
@@ -97,24 +92,22 @@ def test_the_kernel_of_the_cross_entropy_gives_autograds_gradient():
     assert torch.equal(out, p.grad)
 
 
-@pytest.mark.parametrize(("function", "torch_class"), [("adam", "Adam"), ("rmsprop", "RMSprop")])
-def test_an_optimizers_function_takes_the_optimizers_step(function, torch_class):
+@pytest.mark.parametrize(("number", "torch_class"), enumerate(["Adam", "RMSprop"]))
+def test_an_optimizers_function_takes_the_optimizers_step(number, torch_class):
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
     gradient = theirs.grad = torch.rand(5, generator=torch.Generator().manual_seed(0))
     getattr(torch.optim, torch_class)([theirs], lr=0.1).step()
     also = {
-        "adam": {
+        "Adam": {
             "exp_avgs": [torch.zeros(5)], "exp_avg_sqs": [torch.zeros(5)], "max_exp_avg_sqs": [],
-            "amsgrad": False, "beta1": 0.9, "beta2": 0.999,
+            "amsgrad": False, "maximize": False, "beta1": 0.9, "beta2": 0.999,
         },
-        "rmsprop": {
+        "RMSprop": {
             "square_avgs": [torch.zeros(5)], "grad_avgs": [], "momentum_buffer_list": [], "alpha": 0.99,
             "momentum": 0.0, "centered": False,
         },
-    }[function]  # fmt: skip
-    if function == "adam":
-        also["maximize"] = False
-    getattr(compat, f"{function}_function")()(
+    }[torch_class]  # fmt: skip
+    compat.optimizer_functions()[number](
         [ours.detach()], [gradient], state_steps=[torch.zeros(())], lr=0.1, eps=1e-8, weight_decay=0.0, **also
     )
     torch.testing.assert_close(ours, theirs)

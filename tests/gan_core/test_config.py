@@ -28,10 +28,7 @@ BAD = {
     | st.integers()
     | st.text().filter(lambda name: name not in ("mnist", "fashion-mnist", "digits")),
     "optimizer": MISTYPED | st.integers() | st.text().filter(lambda name: name not in OPTIMIZERS),
-    "learning_rate": MISTYPED
-    | st.floats(max_value=0)
-    | st.sampled_from([float("nan"), float("inf")])
-    | st.text(),
+    "learning_rate": MISTYPED | st.floats(max_value=0) | st.sampled_from([float("nan"), float("inf")]) | st.text(),
     "device": MISTYPED | st.integers() | st.text(),
     **{
         name: MISTYPED | st.integers(max_value=least - 1) | st.floats() | st.text()

@@ -82,8 +82,7 @@ def images(digits):
 
 def tiny(field="optimizer", name="sgd", **settings):
     return RunConfig(
-        **{"dataset": "digits", "z_dim": 5, "hidden_dim": 8, "batch_size": 16, "epochs": 4, field: name}
-        | settings
+        **{"dataset": "digits", "z_dim": 5, "hidden_dim": 8, "batch_size": 16, "epochs": 4, field: name} | settings
     )
 
 
@@ -219,9 +218,7 @@ def straight_line(config, images, make_optimizer, D_loss, G_loss, slope):
     G_optimizer, D_optimizer = make_optimizer(G.parameters()), make_optimizer(D.parameters())
     losses = []
     for epoch in range(1, config.epochs + 1):
-        for batch, (z_D, z_G) in zip(
-            image_order(config, epoch, 40).split(16), noise(config, epoch), strict=False
-        ):
+        for batch, (z_D, z_G) in zip(image_order(config, epoch, 40).split(16), noise(config, epoch), strict=False):
             n = len(batch)
             x = (images[batch].reshape(n, 784).float() / 255 - 0.5) / 0.5
             D_optimizer.zero_grad()
@@ -291,9 +288,7 @@ def test_what_is_registered_is_what_trains(field, name, images):
     expected, losses = straight_line(config, images, *REFERENCES[name])
     assert (found - expected).norm() < 0.02 * way.norm()
     for ours, theirs in zip(("discriminator_losses", "generator_losses"), losses, strict=True):
-        np.testing.assert_allclose(
-            np.concatenate([getattr(end, ours) for end in ends(events)]), theirs, rtol=1e-3
-        )
+        np.testing.assert_allclose(np.concatenate([getattr(end, ours) for end in ends(events)]), theirs, rtol=1e-3)
     if name in ADDED[field]:
         usual, _ = straight_line(config, images, *REFERENCES[USUAL[name]])
         assert (found - usual).norm() > 2 * (found - expected).norm()
@@ -305,14 +300,10 @@ def test_what_is_registered_is_what_trains(field, name, images):
     [
         Objective(lambda p_real, p_fake: 0.999 * cross_entropy_of_D(p_real, p_fake), generator_loss),
         Objective(OBJECTIVES["non-saturating"].discriminator_loss, lambda p_fake: (1 - p_fake).log().mean()),
-        Objective(
-            OBJECTIVES["non-saturating"].discriminator_loss, lambda p: generator_loss(p.clamp(min=1e-8))
-        ),
+        Objective(OBJECTIVES["non-saturating"].discriminator_loss, lambda p: generator_loss(p.clamp(min=1e-8))),
         Objective(OBJECTIVES["non-saturating"].discriminator_loss, lambda p: -p.log().clamp(min=-50).mean()),
         Objective(lambda p_real, p_fake: generator_loss(p_real) + p_fake.mean(), generator_loss),
-        Objective(
-            lambda p_real, p_fake: generator_loss(p_real) + generator_loss(1 - p_fake) + 1, generator_loss
-        ),
+        Objective(lambda p_real, p_fake: generator_loss(p_real) + generator_loss(1 - p_fake) + 1, generator_loss),
         Objective(OBJECTIVES["non-saturating"].discriminator_loss, lambda p_fake: 1 / 0),
     ],
 )

@@ -293,9 +293,7 @@ def test_the_digest_is_of_the_pixels(digits):
 def test_mnist_is_mnist():
     mnist = load_images("mnist")
     assert mnist.images.shape == (DATASETS["mnist"].size, 1, 28, 28)
-    assert mnist.images.float().mean() == pytest.approx(
-        33.318, abs=0.001
-    )  # the known mean pixel, 0.1307 × 255
+    assert mnist.images.float().mean() == pytest.approx(33.318, abs=0.001)  # the known mean pixel, 0.1307 × 255
 
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason="needs apt-get install dataset-fashion-mnist")

@@ -113,9 +113,7 @@ def test_an_epochs_time_does_not_count_its_evaluation(digits, digits_reference):
 
 def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference, tmp_path):
     run_id, outcome = tracked(CONFIG, evaluate_every=2)
-    points = rows(
-        "SELECT key, step FROM metrics WHERE key LIKE 'quality/%' OR key = 'time/evaluation_seconds'"
-    )
+    points = rows("SELECT key, step FROM metrics WHERE key LIKE 'quality/%' OR key = 'time/evaluation_seconds'")
     assert sorted(points) == sorted(
         [(name, step) for name in (*QUICK_SCORES, "time/evaluation_seconds") for step in (2, 4)]
         + [(name, 5) for name in (*SCORES, "time/evaluation_seconds")]
@@ -149,9 +147,7 @@ def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference,
     worth = evaluate(load_generator(folder / "generator.safetensors"), digits_reference)
     assert quality["evaluations"][-1]["scores"] == worth.scores
     assert quality["evaluations"][-1]["class_shares"] == worth.class_shares.tolist()
-    assert (
-        dict(rows("SELECT key, value FROM metrics WHERE step = 5 AND key LIKE 'quality/%'")) == worth.scores
-    )
+    assert dict(rows("SELECT key, value FROM metrics WHERE step = 5 AND key LIKE 'quality/%'")) == worth.scores
 
 
 def test_a_dead_run_ends_early_and_whole(tracked, uri, rows, tmp_path):
@@ -165,9 +161,9 @@ def test_a_dead_run_ends_early_and_whole(tracked, uri, rows, tmp_path):
     assert "failure_reason" not in logged.data.tags
     (last,) = rows("SELECT max(step) FROM metrics")[0]
     assert last < 5
-    assert {
-        key for (key,) in rows("SELECT key FROM metrics WHERE step = ? AND key LIKE 'quality/%'", last)
-    } == {*SCORES}
+    assert {key for (key,) in rows("SELECT key FROM metrics WHERE step = ? AND key LIKE 'quality/%'", last)} == {
+        *SCORES
+    }
     folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {

@@ -81,8 +81,6 @@ def test_a_run_that_failed_early_no_longer_counts_as_time_left(monkeypatch):
     assert view._seconds_left() == 0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (3900, "1 h 05 min")]
-)
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (3900, "1 h 05 min")])
 def test_durations(seconds, words):
     assert in_time(seconds) == words

@@ -60,9 +60,7 @@ def test_pixels_scale_as_torchvision_does_and_back():
 
 def test_a_longer_run_costs_more_and_the_default_grid_begins_with_its_longest():
     """Adam before SGD; of one optimizer, the larger z first."""
-    runs = [
-        RunConfig(optimizer=optimizer, z_dim=z) for optimizer in ("sgd", "adam") for z in (20, 50, 100, 200)
-    ]
+    runs = [RunConfig(optimizer=optimizer, z_dim=z) for optimizer in ("sgd", "adam") for z in (20, 50, 100, 200)]
     in_turn = sorted(runs, key=training_cost, reverse=True)
     assert [(run.optimizer, run.z_dim) for run in in_turn] == [
         (optimizer, z) for optimizer in ("adam", "sgd") for z in (200, 100, 50, 20)

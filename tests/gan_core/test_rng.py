@@ -19,9 +19,7 @@ KEYS = st.lists(st.integers(0, 2**63), max_size=3)
 
 @given(st.text(st.characters(categories=["Ll"])), KEYS)
 def test_a_stream_is_known_by_its_name_and_key(name, key):
-    assert torch.equal(
-        torch.rand(4, generator=stream(name, *key)), torch.rand(4, generator=stream(name, *key))
-    )
+    assert torch.equal(torch.rand(4, generator=stream(name, *key)), torch.rand(4, generator=stream(name, *key)))
 
 
 @given(KEYS, KEYS)

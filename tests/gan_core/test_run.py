@@ -35,9 +35,7 @@ def small(digits):
 def job(tmp_path, small, digits_reference):
     def make(config=CONFIG, every=1):
         folder = CheckpointFolder(tmp_path / "checkpoints", config)
-        return Job(
-            "a", config, small, digits_reference, RunOptions(evaluate_every=2, checkpoint_every=every), folder
-        )
+        return Job("a", config, small, digits_reference, RunOptions(evaluate_every=2, checkpoint_every=every), folder)
 
     return make
 
@@ -54,9 +52,7 @@ def record(uri, rows, tmp_path):
     def read(run_id):
         points = rows("SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY 1, 2", run_id)
         folder = Path(MlflowClient(uri).download_artifacts(run_id, "", str(tmp_path / run_id)))
-        files = {
-            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-        }
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return points, files
 
     return read
@@ -181,9 +177,7 @@ def test_a_checkpoint_of_another_config_fails_the_run_by_name(uri, experiment, s
 
 def test_a_failed_run_tried_again_loses_its_reason(uri, experiment, small, job, watcher):
     run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
-    outcome = run(
-        job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher(cut_at(2, MemoryError("no")))
-    )
+    outcome = run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher(cut_at(2, MemoryError("no"))))
     assert outcome.status == "FAILED"
     assert MlflowClient(uri).get_run(run_id).data.tags["failure_reason"] == "MemoryError: no"
     last = watcher()
@@ -198,9 +192,7 @@ def test_the_slider_is_as_mlflow_itself_would_have_it(uri, experiment, small, jo
 
     client = MlflowClient(uri)
     theirs = create_run(client, experiment, "theirs", CONFIG)
-    client.log_image(
-        theirs, Image.new("L", (300, 300)), key="samples", step=4, timestamp=1000, synchronous=True
-    )
+    client.log_image(theirs, Image.new("L", (300, 300)), key="samples", step=4, timestamp=1000, synchronous=True)
     ours = create_run(client, experiment, "ours", CONFIG)
     run(job(), MlflowTracker(uri, ours, CONFIG, small, "a"), watcher())
 
@@ -357,9 +349,7 @@ class Refusing(RunFolder):
 
 
 @pytest.mark.parametrize("error", [TrackingError("the store is away"), OSError("the disk is full")])
-def test_a_record_that_cannot_be_completed_is_unlogged_and_keeps_its_checkpoints(
-    job, watcher, tmp_path, clock, error
-):
+def test_a_record_that_cannot_be_completed_is_unlogged_and_keeps_its_checkpoints(job, watcher, tmp_path, clock, error):
     def passes(_):
         clock.now += SNAPSHOT_INTERVAL
 

@@ -18,15 +18,11 @@ from gan_core.training import (
 
 
 def tiny(**settings):
-    return RunConfig(
-        **{"dataset": "digits", "z_dim": 5, "hidden_dim": 8, "batch_size": 16, "epochs": 2, **settings}
-    )
+    return RunConfig(**{"dataset": "digits", "z_dim": 5, "hidden_dim": 8, "batch_size": 16, "epochs": 2, **settings})
 
 
 def images_of(n, seed=0):
-    return torch.randint(
-        0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def of_kind(events, kind):
@@ -51,7 +47,7 @@ def test_events_come_in_order():
         for figures in (end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores):
             assert figures.shape == (3,)
             assert figures.dtype == np.float32
-        assert end.seconds > 0
+        assert 0 < end.seconds < 60
     sheet = of_kind(events, Samples)[0].images
     assert sheet.shape == (64, 1, 28, 28)
     assert sheet.dtype == torch.uint8
@@ -96,8 +92,7 @@ def test_what_else_draws_by_chance_does_not_matter():
 def test_every_setting_reaches_the_training(field, one, other):
     images = images_of(64)
     first, second = (
-        of_kind(train(tiny(**{"learning_rate": 0.01, field: value}), images), EpochEnd)[-1]
-        for value in (one, other)
+        of_kind(train(tiny(**{"learning_rate": 0.01, field: value}), images), EpochEnd)[-1] for value in (one, other)
     )
     assert not np.array_equal(first.generator_losses, second.generator_losses)
 
@@ -143,9 +138,7 @@ def test_what_is_drawn_stays_what_it_is():
         ],
         abs=1e-4,
     )
-    assert fixed_noise(3).flatten()[[0, 7, 191]].tolist() == pytest.approx(
-        [-0.2766, -0.6923, -0.0766], abs=1e-4
-    )
+    assert fixed_noise(3).flatten()[[0, 7, 191]].tolist() == pytest.approx([-0.2766, -0.6923, -0.0766], abs=1e-4)
     assert image_order(RunConfig(seed=3), 2, 9).tolist() == [7, 8, 6, 4, 5, 1, 3, 2, 0]
 
 
@@ -160,9 +153,7 @@ def test_noise_is_standard_normal_and_never_repeats():
 def test_sample_sheets_are_of_one_z_for_all_seeds():
     assert torch.equal(fixed_noise(20), fixed_noise(20))
     G = build_models(tiny())[0]
-    assert torch.equal(
-        of_kind(train(tiny(epochs=1), images_of(16)), Samples)[0].images, generate(G, fixed_noise(5))
-    )
+    assert torch.equal(of_kind(train(tiny(epochs=1), images_of(16)), Samples)[0].images, generate(G, fixed_noise(5)))
 
 
 @pytest.mark.parametrize(
@@ -243,8 +234,7 @@ def test_a_gpu_that_is_not_there_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains_the_same_to_rounding():
     on_cpu, on_gpu = (
-        of_kind(train(tiny(learning_rate=0.01, device=device), images_of(69)), EpochEnd)
-        for device in ("cpu", "cuda")
+        of_kind(train(tiny(learning_rate=0.01, device=device), images_of(69)), EpochEnd) for device in ("cpu", "cuda")
     )
     for one, other in zip(on_cpu, on_gpu, strict=True):
         np.testing.assert_allclose(one.generator_losses, other.generator_losses, rtol=1e-3)

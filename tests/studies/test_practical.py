@@ -65,9 +65,7 @@ def test_what_is_not_in_the_sweep_is_not_decided(judge, made_up):
 
 
 def test_one_seed_decides_nothing(judge, made_up):
-    claims = judge(
-        made_up.settings({(o, z): 5.0 + z for o in ("sgd", "adam") for z in (20, 50, 200)}, seeds=1)
-    )
+    claims = judge(made_up.settings({(o, z): 5.0 + z for o in ("sgd", "adam") for z in (20, 50, 200)}, seeds=1))
     assert {claim.outcome for claim in claims[:TELLS]} == {"not decided"}
     assert claims[SGD_WINS].parts[0].found.n == 1
 
@@ -286,8 +284,7 @@ def test_the_sentences(said, made_up):
     assert "This sweep has epochs 20, so it is no strict test" in text
     assert "### SGD beats Adam **not decided**" in text
     assert (
-        "This compares SGD at learning rate 0.03 and Adam at learning rate 0.0002, not the optimizers as such."
-        in text
+        "This compares SGD at learning rate 0.03 and Adam at learning rate 0.0002, not the optimizers as such." in text
     )
     assert re.search(
         r"\| Adam’s Fréchet distance / SGD’s is above 1 \| \*\*not decided\*\* \| [01]\.\d+ times \(.*\), 5 seeds \|",
@@ -300,9 +297,7 @@ def test_the_sentences(said, made_up):
     assert "z_dim 20 is better than every other z_dim, and 200 is worse than every other one" in text
     assert "fd at every other z_dim / fd at 100 is above 1" in text
     assert re.search(r"fd: z_dim 20 is the clearest \| \*\*holds\*\* \| z_dim 100: 1\.\d+ times", text)
-    assert re.search(
-        r"G’s final loss with fd, over runs \| .* \| too few or too equal values: 30 pairs", text
-    )
+    assert re.search(r"G’s final loss with fd, over runs \| .* \| too few or too equal values: 30 pairs", text)
     assert re.search(r"over the epochs of a run \| \*\*holds\*\* \| ρ = \+1\.00", text)
     assert "### Experiment 2: each z_dim with SGD at learning rate 0.03" in text
 

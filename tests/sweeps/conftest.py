@@ -54,23 +54,17 @@ def make_run(seed=0, fd=5.0, epochs=20, axes=None, name=None, **settings):
     metrics = {metric: values[epochs] for metric, values in history.items()}
     metrics |= {names.IMAGES_PER_SECOND: 30_000, names.SCORE_REAL: 0.6, names.SCORE_FAKE: 0.4}
     if fd is not None:
-        history[names.FD] = {
-            epoch: fd * math.exp(2 * (1 - epoch / epochs)) for epoch in range(2, epochs + 1, 2)
-        }
+        history[names.FD] = {epoch: fd * math.exp(2 * (1 - epoch / epochs)) for epoch in range(2, epochs + 1, 2)}
         metrics |= {names.FD: fd, **OTHERS}
     fields = {field: str(value) for field, value in config.items() if field != "seed"}
     run_id = f"{setting}{seed}".encode().hex()[-32:]
     health = "ok" if fd is not None else ""
-    return RunRecord(
-        f"{setting}_s{seed}", run_id, "FINISHED", setting, seed, fields, history, metrics, health
-    )
+    return RunRecord(f"{setting}_s{seed}", run_id, "FINISHED", setting, seed, fields, history, metrics, health)
 
 
 def with_metrics(run, **metrics):
     """The run with other last values of quality scores."""
-    return replace(
-        run, metrics={**run.metrics, **{f"quality/{name}": value for name, value in metrics.items()}}
-    )
+    return replace(run, metrics={**run.metrics, **{f"quality/{name}": value for name, value in metrics.items()}})
 
 
 def with_losses(run, D=None, G=None, D_std=None, G_std=None):
@@ -95,9 +89,7 @@ def settings(fds, seeds=5, spread=0.05, **common):
     """Runs of settings by their mean fd, (optimizer, z_dim) → fd; the seeds differ by noise of their own."""
     chance = np.random.default_rng(0)
     return [
-        make_run(
-            seed, fd * math.exp(spread * chance.standard_normal()), optimizer=optimizer, z_dim=z, **common
-        )
+        make_run(seed, fd * math.exp(spread * chance.standard_normal()), optimizer=optimizer, z_dim=z, **common)
         for (optimizer, z), fd in fds.items()
         for seed in range(seeds)
     ]
@@ -121,9 +113,7 @@ def sample_sheet(shade=0):
     return png.getvalue()
 
 
-def write_sweep(
-    uri, folder, name="a sweep", axes=None, seeds=(0, 1, 2), fd=None, experiment="gan-grid", **fixed
-):
+def write_sweep(uri, folder, name="a sweep", axes=None, seeds=(0, 1, 2), fd=None, experiment="gan-grid", **fixed):
     """A sweep in MLflow as a grid writes it, every run finished; the parent's run id.
 
     axes: field → values, or a list of settings, field → value. fd(setting, seed) → the last Fréchet distance.
@@ -159,9 +149,7 @@ def write_sweep(
     for seed in seeds:
         for place, values in enumerate(points):
             config = RunConfig(**values, **fixed, seed=seed)
-            _write_run(
-                client, experiment_id, parent, values, config, fd(values, seed), folder, 30 + 5 * place
-            )
+            _write_run(client, experiment_id, parent, values, config, fd(values, seed), folder, 30 + 5 * place)
     client.set_terminated(parent, "FINISHED")
     return parent
 

@@ -43,9 +43,7 @@ class Store(NamedTuple):
     key: str
 
 
-def sweep(
-    client: MlflowClient, experiment: str, name: str, settings: int, seeds: int
-) -> tuple[str, dict[str, str]]:
+def sweep(client: MlflowClient, experiment: str, name: str, settings: int, seeds: int) -> tuple[str, dict[str, str]]:
     parent = client.create_run(experiment, run_name=name).info.run_id
     colours = {}
     now = time.time_ns() // 1_000_000
@@ -146,9 +144,7 @@ def test_the_view_opens_on_every_runs_curves_and_samples(store: Store, server: s
                 panel = cards.nth(len(CURVES))
                 panel.get_by_text(SAMPLES, exact=True).wait_for()
                 seen = min(len(runs), 10)  # MLflow's limit
-                playwright.expect(panel.locator("img[src*=get-artifact]")).to_have_count(
-                    seen, timeout=PATIENCE * 1000
-                )
+                playwright.expect(panel.locator("img[src*=get-artifact]")).to_have_count(seen, timeout=PATIENCE * 1000)
                 sources = panel.locator("img").evaluate_all("(all) => all.map(({src}) => src)")
                 assert all(f"step%2B{EPOCHS}%2B" in source for source in sources)
                 assert page.get_by_role("slider").count() == 1

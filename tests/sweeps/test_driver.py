@@ -76,9 +76,7 @@ def children(rows):
     """name → (run id, status), of what is not deleted."""
 
     def ask(lifecycle="active"):
-        found = rows(
-            "SELECT name, run_uuid, status FROM runs WHERE lifecycle_stage = ? AND name != 'small'", lifecycle
-        )
+        found = rows("SELECT name, run_uuid, status FROM runs WHERE lifecycle_stage = ? AND name != 'small'", lifecycle)
         return {name: (run_id, status) for name, run_id, status in found}
 
     return ask
@@ -116,15 +114,11 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
     own = RunConfig(dataset="digits", optimizer="adam", z_dim=6, hidden_dim=8, epochs=3)
     (file,) = folder.glob("*.checkpoint")
     content = file.read_bytes()
-    CheckpointFolder(folder, dataclasses.replace(own, z_dim=9)).save(
-        CheckpointFolder(folder, own).load(print)
-    )
+    CheckpointFolder(folder, dataclasses.replace(own, z_dim=9)).save(CheckpointFolder(folder, own).load(print))
     code, said = go(plan((5, 6), epochs=6))
     assert (code, to_do(said)) == (1, "2 extend")
     assert "is of another config" in said
-    assert children("deleted") == {
-        "adam_z5_s0": first["adam_z5_s0"]
-    }  # the other's longer one is not whole yet
+    assert children("deleted") == {"adam_z5_s0": first["adam_z5_s0"]}  # the other's longer one is not whole yet
     ((failed, reason),) = rows("SELECT run_uuid, value FROM tags WHERE key = 'failure_reason'")
     assert reason.startswith("the checkpoint ")
     assert rows("SELECT status FROM runs WHERE name = 'small'") == [("FAILED",)]

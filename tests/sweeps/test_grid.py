@@ -98,9 +98,7 @@ def test_an_axis_can_hold_for_some_settings_only():
 
 def test_an_axis_can_depend_on_two_fields():
     when = {"optimizer": "sgd", "z_dim": 7}
-    grid, _ = checked(
-        Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, [AxesWhen(when, {"hidden_dim": (8, 16)})])
-    )
+    grid, _ = checked(Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, [AxesWhen(when, {"hidden_dim": (8, 16)})]))
     assert names(grid) == ["sgd_z5_s0", "sgd_z7_h8_s0", "sgd_z7_h16_s0", "adam_z5_s0", "adam_z7_s0"]
 
 

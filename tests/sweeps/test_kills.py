@@ -210,9 +210,7 @@ def counts(rows):
 
 
 @pytest.mark.parametrize("epochs", [1], indirect=True)
-def test_a_grid_killed_in_a_write_loses_and_doubles_nothing(
-    unbroken, epochs, uri, slow_disk, start, rows, tmp_path
-):
+def test_a_grid_killed_in_a_write_loses_and_doubles_nothing(unbroken, epochs, uri, slow_disk, start, rows, tmp_path):
     """The slow test does this twenty times over."""
     driver = start()
     until(driver.workers, driver)
@@ -277,8 +275,7 @@ def _check_whole(unbroken, epochs, uri, rows, folder):
     every = epochs * 8 + 10
     assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", RUNS + 1)]
     points = rows(
-        "SELECT name, count(*), count(DISTINCT key || step) FROM metrics JOIN runs USING (run_uuid) "
-        "GROUP BY name"
+        "SELECT name, count(*), count(DISTINCT key || step) FROM metrics JOIN runs USING (run_uuid) GROUP BY name"
     )
     assert [counted for _, *counted in points] == [[every, every]] * RUNS
     client = MlflowClient(uri)

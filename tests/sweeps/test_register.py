@@ -159,9 +159,7 @@ print(len(seen))
 """
 
 
-def test_loading_it_executes_no_pickle_and_needs_nothing_of_this_project(
-    client, sweep, add_run, in_own_process
-):
+def test_loading_it_executes_no_pickle_and_needs_nothing_of_this_project(client, sweep, add_run, in_own_process):
     add_run(0, 5.0)
     made = register_best(client, sweep, "digits")
     loaded, watched = in_own_process(AUDITED.format(model=made.uri, z_dim=Z_DIM)).splitlines()[-2:]

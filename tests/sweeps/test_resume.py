@@ -152,9 +152,7 @@ def test_names_and_settings_tell_sweeps_apart(client, experiment, plan, begun):
     assert actions(client, experiment, plan(name="other")) == ["new", "new"]
     assert actions(client, experiment, plan(named=False)) == ["new", "new"]
     assert actions(client, experiment, plan(again=True)) == ["new", "new"]
-    with pytest.raises(
-        UserError, match=r"there is a sweep 'small' with other settings .*choose another --name"
-    ):
+    with pytest.raises(UserError, match=r"there is a sweep 'small' with other settings .*choose another --name"):
         sweep_state(client, experiment, plan(hidden_dim=9))
     unnamed = plan(name="grid-20200101-000000", named=False)
     begun("FINISHED", "FAILED", plan=unnamed)

@@ -79,8 +79,7 @@ def test_several_at_once_train_one(cache: Path, short_training, monkeypatch):
     trained = counted_training(monkeypatch)
     with ThreadPoolExecutor(4) as pool:
         digests = {
-            classifier.record.weights_sha256
-            for classifier in pool.map(classifier_for, ["digits"] * 4, [cache] * 4)
+            classifier.record.weights_sha256 for classifier in pool.map(classifier_for, ["digits"] * 4, [cache] * 4)
         }
     assert trained == ["digits"]
     assert len(digests) == 1

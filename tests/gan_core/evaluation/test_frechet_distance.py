@@ -32,9 +32,7 @@ def test_closed_form_of_independent_dimensions():
 def test_agrees_with_a_general_matrix_square_root(seed: int):
     a, b = random_gaussian(seed), random_gaussian(100 + seed)
     root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
-    expected = (a.mean - b.mean).square().sum().item() + np.trace(
-        (a.covariance + b.covariance).numpy() - 2 * root.real
-    )
+    expected = (a.mean - b.mean).square().sum().item() + np.trace((a.covariance + b.covariance).numpy() - 2 * root.real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
 

@@ -129,7 +129,9 @@ def test_a_certain_discriminator_dominates_and_is_told_beside_a_mode_collapse():
 def test_losses_of_one_iteration_an_epoch_are_not_frozen():
     run = Run()
     run.set_from(1, loss_std__discriminator=0.0, loss_std__generator=0.0)
-    assert run.diagnosis().health == "collapsed"
+    for iterations in (STEPS, 2):
+        run.last = run.last[0][:iterations], run.last[1][:iterations]
+        assert run.diagnosis().health == "collapsed"
     run.last = run.last[0][:1], run.last[1][:1]
     assert run.diagnosis().health == "ok"
 
@@ -179,10 +181,7 @@ def share(of_class_3: float) -> Evaluation:
     [
         # A loss pinned above 50: in an epoch's mean, or in the median of the last tenth of its iterations.
         *((pinned_mean(50.0, name), GOOD, "ok") for name in ("discriminator", "generator")),
-        *(
-            (pinned_mean(beside(50.0, UP), name), GOOD, "collapsed")
-            for name in ("discriminator", "generator")
-        ),
+        *((pinned_mean(beside(50.0, UP), name), GOOD, "collapsed") for name in ("discriminator", "generator")),
         (pinned_mean(99.0, since=4), GOOD, "collapsed"),
         (pinned_mean(99.0, until=3), GOOD, "ok"),
         (pinned_tail(50.0, 100), GOOD, "ok"),

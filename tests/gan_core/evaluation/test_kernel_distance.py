@@ -51,9 +51,7 @@ def test_is_unbiased():
     # Samples of one distribution: the mean over draws is 0 within its own error, as no biased estimate's is.
     several = torch.tensor(
         [
-            kernel_distance(
-                kernel_moments(features(40, 2 * seed)), kernel_moments(features(40, 2 * seed + 1))
-            )
+            kernel_distance(kernel_moments(features(40, 2 * seed)), kernel_moments(features(40, 2 * seed + 1)))
             for seed in range(300)
         ]
     )

@@ -118,9 +118,7 @@ def test_a_lost_class_shows_on_mnist(mnist: Reference):
 
 @pytest.mark.slow
 def test_inception_score_of_real_digits(mnist: Reference):
-    assert score(load_split("mnist", "test").images, mnist).scores["quality/is"] == pytest.approx(
-        9.8, abs=0.1
-    )
+    assert score(load_split("mnist", "test").images, mnist).scores["quality/is"] == pytest.approx(9.8, abs=0.1)
 
 
 @pytest.mark.slow

@@ -17,9 +17,7 @@ def test_digits_are_split_into_two_that_make_the_whole():
 
 
 def test_both_splits_of_the_digits_have_each_class_in_like_shares():
-    train, test = (
-        load_split("digits", split).labels.bincount(minlength=10).double() for split in ("train", "test")
-    )
+    train, test = (load_split("digits", split).labels.bincount(minlength=10).double() for split in ("train", "test"))
     assert (train / train.sum() - test / test.sum()).abs().max() < 0.025
 
 
@@ -36,9 +34,7 @@ def test_digest_covers_the_labels():
     assert load_split("digits", "test").digest != load_split("digits", "train").digest
 
 
-@pytest.mark.parametrize(
-    ("name", "split", "wrong"), [("digits", "dev", "split"), ("letters", "test", "dataset")]
-)
+@pytest.mark.parametrize(("name", "split", "wrong"), [("digits", "dev", "split"), ("letters", "test", "dataset")])
 def test_unknown_names_are_refused(name: str, split: str, wrong: str):
     with pytest.raises(UserError, match=f"{wrong} should be one of"):
         load_split(name, split)

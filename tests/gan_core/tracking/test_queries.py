@@ -69,9 +69,7 @@ def test_what_a_live_process_trains_is_left_alone(client, experiment, places, ma
         assert settle_stale(client, experiment, places, ours=tag) == ["a"]
 
 
-def test_another_folders_runs_are_left_alone_but_a_moved_folders_are_not(
-    client, experiment, places, make, tmp_path
-):
+def test_another_folders_runs_are_left_alone_but_a_moved_folders_are_not(client, experiment, places, make, tmp_path):
     run_id = make(tag=lock_tag(places, LOCK_FILE))
     assert settle_stale(client, experiment, tmp_path / "none") == []
     lock_tag(tmp_path / "other", LOCK_FILE)
@@ -101,11 +99,7 @@ def test_another_folders_runs_are_left_alone_but_a_moved_folders_are_not(
 def test_no_tag_leads_to_another_file(client, experiment, places, make, tmp_path, lock):
     (tmp_path / "outside").write_text("mine")
     tag = lock_tag(places, lock)
-    files = {
-        path: path.read_bytes()
-        for path in tmp_path.rglob("*")
-        if path.suffix not in (".db",) and path.is_file()
-    }
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix not in (".db",) and path.is_file()}
     for one in (tag, lock):
         assert liveness(places, one) == "unknown"
     run_id = make(tag=tag.replace("\x00", "\\0"))

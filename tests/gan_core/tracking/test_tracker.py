@@ -69,8 +69,7 @@ def test_a_run_is_wholly_in_the_store(uri, rows, small, track):
 
     points = rows("SELECT key, step FROM metrics WHERE run_uuid = ?", run_id)
     assert sorted(points) == sorted(
-        [(metric, epoch) for metric in METRICS for epoch in range(1, 7)]
-        + [(metric, 6) for metric in AT_THE_END]
+        [(metric, epoch) for metric in METRICS for epoch in range(1, 7)] + [(metric, 6) for metric in AT_THE_END]
     )
     history = client.get_metric_history(run_id, "loss/generator")
     assert [point.value for point in sorted(history, key=lambda point: point.step)] == [
@@ -149,9 +148,7 @@ def test_the_same_batch_written_twice_is_in_the_store_once(uri, rows, small):
 
     run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", CONFIG)
     for _ in range(2):
-        MlflowClient(uri).log_batch(
-            run_id, metrics=[Metric("loss", 0.5, 1000, 1), Metric("loss", 0.4, 1001, 2)]
-        )
+        MlflowClient(uri).log_batch(run_id, metrics=[Metric("loss", 0.5, 1000, 1), Metric("loss", 0.4, 1001, 2)])
     assert rows("SELECT count(*) FROM metrics") == [(2,)]
 
 

@@ -124,9 +124,7 @@ def test_every_text_can_be_read(browser, page, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_picture_is_there_and_has_words(browser, page, scheme):
     tab = opened(browser, page, color_scheme=scheme)
-    pictures = tab.evaluate(
-        "[...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.naturalHeight])"
-    )
+    pictures = tab.evaluate("[...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.naturalHeight])")
     if "No run has begun" not in tab.content():
         assert pictures
     for alt, complete, width, height in pictures:

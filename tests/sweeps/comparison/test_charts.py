@@ -9,16 +9,14 @@ from sweeps.comparison.compare import compare
 def looks(made_up, axes, few=None):
     """Colour and style, by the axes' values."""
     runs = [
-        made_up.run(0, axes=axes, **dict(zip(axes, each, strict=True)))
-        for each in itertools.product(*axes.values())
+        made_up.run(0, axes=axes, **dict(zip(axes, each, strict=True))) for each in itertools.product(*axes.values())
     ]
     comparison = compare(made_up.sweep(runs, axes=tuple(axes)))
     settings = comparison.settings[:few]
     lines = lines_of(settings, comparison)
     assert [line.label for line in lines] == [setting.name for setting in settings]
     return {
-        tuple(setting.values.values()): (line.colour, line.style)
-        for setting, line in zip(settings, lines, strict=True)
+        tuple(setting.values.values()): (line.colour, line.style) for setting, line in zip(settings, lines, strict=True)
     }
 
 

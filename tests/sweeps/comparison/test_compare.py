@@ -72,9 +72,7 @@ def test_the_contrast_is_a_paired_test_of_the_logarithms(comparison, made_up):
     theirs = [stats.ttest_rel(logs[each.setting.name], logs[found.best.name]) for each in found.contrasts]
     assert [each.p for each in found.contrasts] == pytest.approx([each.pvalue for each in theirs])
     low, high = sorted(each.pvalue for each in theirs)
-    assert sorted(each.p_corrected for each in found.contrasts) == pytest.approx(
-        [2 * low, max(2 * low, high)]
-    )
+    assert sorted(each.p_corrected for each in found.contrasts) == pytest.approx([2 * low, max(2 * low, high)])
     interval = theirs[0].confidence_interval(0.95)
     assert found.contrasts[0].ratio.low == pytest.approx(math.exp(interval.low))
     assert found.contrasts[0].ratio.high == pytest.approx(math.exp(interval.high))
@@ -97,9 +95,7 @@ def test_the_matrix_has_a_row_per_seed(comparison, made_up):
 
 
 def test_axes_are_in_order_numbers_by_size_words_as_asked_for(comparison, made_up):
-    runs = [
-        made_up.run(0, optimizer=name, z_dim=z) for z in (200, 20, 100) for name in ("adam", "rmsprop", "sgd")
-    ]
+    runs = [made_up.run(0, optimizer=name, z_dim=z) for z in (200, 20, 100) for name in ("adam", "rmsprop", "sgd")]
     found = comparison(runs, params={"optimizer": "sgd adam", "z_dim": "200 20 100"})
     assert found.axes == {"optimizer": ["sgd", "adam", "rmsprop"], "z_dim": ["20", "100", "200"]}
     assert [each.name for each in found.order(found.settings)][:4] == [

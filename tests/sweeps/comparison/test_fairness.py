@@ -69,11 +69,7 @@ def test_what_is_fixed_and_what_follows_from_an_axis(fair, made_up):
 
 def test_an_axis_of_its_own_for_each_value_of_another(fair, made_up):
     rates = {"sgd": (0.03, 0.1, 0.2), "adam": (2e-4, 1e-3)}
-    runs = [
-        made_up.run(0, optimizer=optimizer, learning_rate=rate)
-        for optimizer, its in rates.items()
-        for rate in its
-    ]
+    runs = [made_up.run(0, optimizer=optimizer, learning_rate=rate) for optimizer, its in rates.items() for rate in its]
     found = fair(runs, ("optimizer", "learning_rate"))
     assert found.derived == []
     (uneven,) = found.uneven
@@ -116,8 +112,6 @@ def test_the_sentences(made_up, store_client):
         "between the values of optimizer may be one of learning_rate. To tell the two apart, make learning_rate an axis."
         in fair
     )
-    assert (
-        "- Not every value of optimizer has the same values of z_dim: sgd has 20; adam has 20 and 50." in fair
-    )
+    assert "- Not every value of optimizer has the same values of z_dim: sgd has 20; adam has 20 and 50." in fair
     assert "- epochs differs between runs and is not an axis: 10 and 20." in fair
     assert "- The values of optimizer have different numbers of settings: sgd has 1, adam has 2." in fair

@@ -65,9 +65,7 @@ def test_the_page_is_well_formed_and_self_contained(good):
     assert "url(" not in style
     assert "@import" not in style
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
-    (policy,) = [
-        attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
-    ]
+    (policy,) = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -75,9 +73,7 @@ def test_light_and_dark_differ_in_every_chart(good):
     page = Page(good["report.html"].decode())
     dark = [attrs["srcset"] for tag, attrs in page.tags if tag == "source"]
     light = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert (
-        len(dark) == len(light) == 7
-    )  # losses of G and of D, fd; the practical's: of G and of D, one per z_dim
+    assert len(dark) == len(light) == 7  # losses of G and of D, fd; the practical's: of G and of D, one per z_dim
     assert not set(dark) & set(light)
 
 
@@ -125,11 +121,7 @@ def test_the_csv_files(good):
     assert (settings[0]["optimizer"], settings[0]["runs_finished"]) == ("sgd", "5")
     assert float(settings[0]["quality/fd low"]) < float(settings[0]["quality/fd mean"])
     assert settings[0]["fd ratio to best"] == ""
-    assert (
-        float(settings[1]["ratio low"])
-        < float(settings[1]["fd ratio to best"])
-        < float(settings[1]["ratio high"])
-    )
+    assert float(settings[1]["ratio low"]) < float(settings[1]["fd ratio to best"]) < float(settings[1]["ratio high"])
     assert float(settings[1]["p Holm"]) >= float(settings[1]["p"])
     runs = list(csv.DictReader(io.StringIO(good["runs.csv"].decode())))
     assert len(runs) == 20
@@ -160,9 +152,7 @@ def test_a_hostile_name_is_text(files, made_up):
     assert "'<script>alert(1)</script> & \"q\" | [x](y) `z` ../../etc'" in page.text
 
 
-@pytest.mark.parametrize(
-    "name", [HOSTILE, "..", ".", "a/b", "a b", "", "-rf", "x" * 300, "\ud800", "ä", "/etc"]
-)
+@pytest.mark.parametrize("name", [HOSTILE, "..", ".", "a/b", "a b", "", "-rf", "x" * 300, "\ud800", "ä", "/etc"])
 def test_files_have_harmless_names(name):
     safe = safe_name(name)
     assert re.fullmatch(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,90}", safe)
@@ -176,11 +166,7 @@ def test_a_harmless_name_stays_and_no_two_share_one():
 
 def test_runs_without_scores_are_shown_as_they_are(files, made_up):
     made = files(
-        [
-            made_up.run(0, None, optimizer=optimizer, z_dim=z)
-            for optimizer in ("sgd", "adam")
-            for z in (20, 50)
-        ]
+        [made_up.run(0, None, optimizer=optimizer, z_dim=z) for optimizer in ("sgd", "adam") for z in (20, 50)]
     )
     text = text_of(made)
     assert "quality of the images was not measured" in text
@@ -195,9 +181,7 @@ def test_a_running_sweep_says_so_first(files, made_up):
     runs = made_up.settings({("sgd", 20): 5.0, ("sgd", 50): 9.0})
     runs[0] = replace(runs[0], status="RUNNING")
     text = text_of(files(runs, [("x_s0", "x", "SCHEDULED", "")], status="RUNNING"))
-    assert text.index("This sweep is running, or was cut off: 9 of 11 runs finished.") < text.index(
-        "Use sgd_z20"
-    )
+    assert text.index("This sweep is running, or was cut off: 9 of 11 runs finished.") < text.index("Use sgd_z20")
     assert "Not begun yet, so not counted: x_s0" in text
     assert "was cut off" not in text_of(files(runs, status="FAILED"))
 

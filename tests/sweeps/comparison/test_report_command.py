@@ -68,8 +68,7 @@ def test_a_sweep_that_looks_alive_is_left_as_it_is(write, uri, tmp_path):
     assert run("--tracking-uri", uri, "--output", tmp_path / "out") == 0
     assert client.get_run(parent).info.status == "RUNNING"
     assert (
-        "This sweep is running, or was cut off: 2 of 2 runs finished."
-        in (tmp_path / "out" / "report.md").read_text()
+        "This sweep is running, or was cut off: 2 of 2 runs finished." in (tmp_path / "out" / "report.md").read_text()
     )
 
 
@@ -159,18 +158,14 @@ def test_which_sweep(write, uri, tmp_path, capsys):
     last = write("last", seeds=(0,))
     write("hidden", seeds=(0,), experiment="other")
     client = MlflowClient(uri)
-    found = {
-        wanted: find_sweep(client, "gan-grid", wanted) for wanted in (None, "twice", first, second, "last")
-    }
+    found = {wanted: find_sweep(client, "gan-grid", wanted) for wanted in (None, "twice", first, second, "last")}
     assert {wanted: (parent.info.run_id, others) for wanted, (parent, others) in found.items()} == {
         None: (last, 0), "twice": (second, 1), first: (first, 1), second: (second, 1), "last": (last, 0),
     }  # fmt: skip
     assert run("--tracking-uri", uri, "--sweep", "twice", "--output", tmp_path / "b") == 0
     assert second in (tmp_path / "b" / "report.html").read_text()
     assert "1 other sweep has this name" in (tmp_path / "b" / "report.html").read_text()
-    assert (
-        f"2 sweeps are called 'twice'; this is the report of {second}, the latest" in capsys.readouterr().err
-    )
+    assert f"2 sweeps are called 'twice'; this is the report of {second}, the latest" in capsys.readouterr().err
     assert run("--tracking-uri", uri, "--sweep", first, "--output", tmp_path / "c") == 0
     assert "named by its run id" in capsys.readouterr().err
 
@@ -239,9 +234,7 @@ def test_both_ways_to_read_histories_read_the_same(write, uri):
     experiment = client.get_experiment_by_name("gan-grid").experiment_id
     run_ids = [run.info.run_id for run in client.search_runs([experiment]) if "lr" not in run.data.params]
     points = [
-        sorted(
-            (run_id, point.key, point.step, point.value) for run_id, point in ask(client, run_ids, HISTORIES)
-        )
+        sorted((run_id, point.key, point.step, point.value) for run_id, point in ask(client, run_ids, HISTORIES))
         for ask in (ask_database, ask_server)
     ]
     assert len(points[0]) == 4 * (5 * EPOCHS + 1 + 3)

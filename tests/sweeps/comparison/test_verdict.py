@@ -51,10 +51,7 @@ def test_nothing_finished(give, made_up):
 
 def test_scores_of_two_classifiers_are_no_measure(give, made_up):
     runs, classifier = made_up.settings(FOUR), made_up.classifier
-    assert (
-        give(runs, classifiers=[classifier, classifier._replace(sha256="cd" * 32)]).kind
-        == "several classifiers"
-    )
+    assert give(runs, classifiers=[classifier, classifier._replace(sha256="cd" * 32)]).kind == "several classifiers"
     assert give(runs, classifiers=[classifier]).kind == "apart"
 
 
@@ -62,8 +59,7 @@ def test_without_scores_or_baselines_there_is_no_verdict(give, made_up):
     runs = [made_up.run(seed, None, z_dim=z) for z in (20, 50) for seed in (0, 1)]
     assert give(runs).kind == "not scored"
     assert (
-        give(made_up.settings(FOUR), classifiers=[made_up.classifier._replace(real_baseline={})]).kind
-        == "not scored"
+        give(made_up.settings(FOUR), classifiers=[made_up.classifier._replace(real_baseline={})]).kind == "not scored"
     )
 
 
@@ -93,9 +89,7 @@ def test_one_seed_or_none_in_common_is_no_verdict(give, made_up):
     found = give(runs + others)
     assert found.kind == "no seeds in common"
     assert list(found.seeds_to_ask_for) == [0, 1, 2, 3, 4, 5, 6]
-    assert (
-        give(runs + [made_up.run(seed, 9.0 + seed, z_dim=50) for seed in (3, 4)]).kind != "no seeds in common"
-    )
+    assert give(runs + [made_up.run(seed, 9.0 + seed, z_dim=50) for seed in (3, 4)]).kind != "no seeds in common"
 
 
 def test_a_tie_and_a_winner(give, made_up):
@@ -152,9 +146,7 @@ def test_what_spoils_a_verdict(give, made_up):
     runs[10:15] = [replace(run, health="mode-collapsed") for run in runs[10:15]]
     runs[15] = replace(runs[15], status="FAILED")
     runs[16] = made_up.run(1, None, optimizer="adam", z_dim=50)
-    found = give(
-        runs, absent=[("x_s0", "x", "FAILED", "its worker died"), ("x_s1", "x", "SCHEDULED", "")]
-    ).cautions
+    found = give(runs, absent=[("x_s0", "x", "FAILED", "its worker died"), ("x_s1", "x", "SCHEDULED", "")]).cautions
     assert found.any
     assert found.best_is_unsound
     assert found.broken == {"collapsed": [("sgd_z20", 1, 5)], "mode-collapsed": [("adam_z20", 5, 5)]}
@@ -195,13 +187,9 @@ def test_the_words_of_two_settings(say, made_up):
 
 def test_the_words_of_a_tie(say, made_up):
     headline, said = say(made_up.settings({**FOUR, ("sgd", 50): 5.1}, spread=0.1))
-    assert re.fullmatch(
-        r"sgd_z\d+ leads, but 5 seeds cannot tell it from sgd_z\d+: either may be the best\.", headline
-    )
+    assert re.fullmatch(r"sgd_z\d+ leads, but 5 seeds cannot tell it from sgd_z\d+: either may be the best\.", headline)
     assert "The seeds cannot tell the two apart." in said
-    assert re.search(
-        r"80 % power at 5 %, shared among the comparisons\): sgd_z\d+ (about \d+|more than 1,000)", said
-    )
+    assert re.search(r"80 % power at 5 %, shared among the comparisons\): sgd_z\d+ (about \d+|more than 1,000)", said)
     assert "The seeds do tell it from adam_z20 and adam_z50." in said
     headline, _ = say(made_up.settings({("sgd", z): 5.0 + z / 1000 for z in (20, 21, 22)}, spread=0.3))
     assert headline.endswith("any of these may be the best.")
@@ -209,9 +197,7 @@ def test_the_words_of_a_tie(say, made_up):
 
 def test_the_words_where_there_is_no_verdict(say, made_up):
     headline, said = say(made_up.settings(FOUR, seeds=1))
-    assert headline.endswith(
-        "one seed cannot tell a better setting from a luckier one. It looks like sgd_z20."
-    )
+    assert headline.endswith("one seed cannot tell a better setting from a luckier one. It looks like sgd_z20.")
     assert "--seeds 0 1 2 3 4" in said
     assert "times as much" not in said
     headline, _ = say([made_up.run(0, None)])

@@ -42,7 +42,7 @@ def section(comparison: Comparison, artifacts: Artifacts) -> Section | None:
 
 
 def is_its_grid(comparison: Comparison) -> bool:
-    """Whether a sweep can be read as one of the practical's experiments: SGD against Adam, or z_dims with SGD."""
+    """Whether a sweep is one of the practical's experiments: SGD against Adam, or z_dims with SGD."""
     if not comparison.record.runs or not set(comparison.axes) <= AXES:
         return False
     fields = [run.fields for run in comparison.record.runs]

@@ -91,7 +91,7 @@ def decide(
     key: str, values: Iterable[float], within: tuple[float, float] = ABOVE_0, *,
     unit: Unit = "", lacks: str = "", **about: Any,
 ) -> Part:  # fmt: skip
-    """The part decided by one value per seed. `lacks`: why there may be none. unit times: values are logarithms."""
+    """The part decided by one value per seed (unit times: a logarithm). `lacks`: why there may be none."""
     found = interval([value for value in values if math.isfinite(value)])
     if not found.n:
         return Part(key, lacks=lacks or "no run", about=about)
@@ -124,7 +124,7 @@ def by_z(runs: Iterable[RunRecord]) -> dict[int, list[RunRecord]]:
 
 
 def usual_z(runs: Sequence[RunRecord]) -> int:
-    """The z_dim at which optimizers are compared: 100, or the nearest to it of those that most of them have."""
+    """The z_dim at which optimizers are compared: 100, or the nearest to it that most of them have."""
     optimizers = {z: {run.fields["optimizer"] for run in its} for z, its in by_z(runs).items()}
     return min(optimizers, key=lambda z: (-len(optimizers[z]), abs(z - USUAL_Z)), default=USUAL_Z)
 

@@ -86,7 +86,7 @@ class Artifacts:
             return {(run.run_id, epoch): png for (run, epoch), png in found if png}
 
     def losses(self, run: RunRecord) -> dict[str, NDArray[np.float32]] | None:
-        """The losses of D and of G at each iteration, epochs × iterations, by `discriminator`, `generator`."""
+        """The losses of D and of G, epochs × iterations, by `discriminator`, `generator`."""
         try:
             with self._fetched(run, names.LOSSES_ARRAYS) as path, np.load(path) as arrays:
                 return {name: np.asarray(arrays[name]) for name in ("discriminator", "generator")}

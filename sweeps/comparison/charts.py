@@ -80,7 +80,7 @@ def lines_of(settings: Sequence[Setting], comparison: Comparison) -> list[Line]:
 
 
 def fd_chart(lines: Sequence[Line], real: float, untrained: float) -> Picture:
-    """The Fréchet distance over the epochs: geometric means over seeds, their range as a band; two baselines."""
+    """The Fréchet distance over the epochs: geometric means over seeds, with their range."""
     with rc_context(STYLE):
         figure, axes = _axes("", "Fréchet distance", (8.6, 4), len(lines))
         for line in lines:
@@ -143,7 +143,7 @@ def losses_overview(comparison: Comparison, settings: Sequence[Setting]) -> byte
 
 
 def contact_sheet(comparison: Comparison, runs: Sequence[RunRecord], sheets: Sheets) -> bytes:
-    """The last sample sheet of each run as PNG. runs: one per setting, all of one seed, in the axes' order."""
+    """The last sample sheet of each run as PNG. runs: one per setting, in the axes' order."""
     last = [len(values) for values in comparison.axes.values() if len(values) > 1][-1:]
     across = last[0] if last and len(runs) % last[0] == 0 and last[0] <= 2 * TILES else TILES
     across = min(across, len(runs))
@@ -181,7 +181,7 @@ def _axes(title: str, label: str, size: tuple[float, float], lines: int) -> tupl
 
 
 def _draw(axes: Axes, line: Line, metric: str, log: bool = False) -> None:
-    """The metric's mean over the runs that have it at an epoch (`log`: geometric), and a band for their range."""
+    """The metric's mean over the runs at each epoch (`log`: geometric), and a band for their range."""
     points: dict[int, list[float]] = {}
     for run in line.runs:
         for epoch, value in run.history.get(metric, {}).items():

@@ -150,7 +150,7 @@ class Comparison:
 
     @cached_property
     def seed(self) -> int | None:
-        """The seed whose pictures are shown: the one that most settings have finished, of several the least."""
+        """The seed whose pictures are shown: the least of those that most settings have finished."""
         done = Counter(run.seed for setting in self.settings for run in setting.finished)
         return min(self.record.seeds, key=lambda seed: (-done[seed], seed), default=None)
 

@@ -43,7 +43,7 @@ class Section:
 
 
 def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, bytes]:
-    """Every file of the report, by its path within the report's folder. Reads a few artifacts, writes none."""
+    """Every file of the report, by its path within the report's folder. Writes nothing."""
     artifacts, record = Artifacts(client), comparison.record
     sections = {name: section for name in _studies() if (section := _section(name, comparison, artifacts))}
     epochs, rows = _sheet_rows(comparison, artifacts)

@@ -160,8 +160,9 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
     written_as = tags.get(names.SWEEP_FORMAT, "1")
     if written_as != names.FORMAT_VERSION:
         raise UserError(
-            f"sweep {info.run_name!r} ({info.run_id}) was recorded by another version of this program (its format "
-            f"is {written_as}, this version reads {names.FORMAT_VERSION}): read it with that version, or run it again"
+            f"sweep {info.run_name!r} ({info.run_id}) was recorded by another version of this program (its "
+            f"format is {written_as}, this version reads {names.FORMAT_VERSION}): read it with that version, "
+            "or run it again"
         )
     children = children_of(client, info.experiment_id, info.run_id)
     begun = [run for run in children if _began(run)]

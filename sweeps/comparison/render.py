@@ -1,4 +1,4 @@
-"""Templates → HTML, Markdown and the terminal's text. Every sentence stands in a template; here are formats."""
+"""Templates → HTML, Markdown and text for the terminal. All sentences are in templates."""
 
 import base64
 import math
@@ -119,7 +119,8 @@ class _Markdown(HTMLParser):
     """Collects blocks: a heading, a paragraph, an item, a row of a table."""
 
     BLOCKS: Mapping[str, str] = {
-        "h1": "# ", "h2": "## ", "h3": "### ", "p": "", "figcaption": "", "li": "- ", "dt": "- **", "figure": ""
+        "h1": "# ", "h2": "## ", "h3": "### ", "p": "", "figcaption": "", "li": "- ",
+        "dt": "- **", "figure": "",
     }  # fmt: skip
 
     def __init__(self) -> None:

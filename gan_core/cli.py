@@ -26,7 +26,7 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, program: str, description: str | None, examples: Collection[str]) -> None:
         """examples: command lines with what they do, shown at the end of the help."""
         super().__init__(
-            prog=program,
+            prog=program_name(program),
             description=description,
             epilog="\n  ".join(["examples:", *examples]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -120,9 +120,15 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
+def program_name(otherwise: str) -> str:
+    """What the user called: a console script's name, else `otherwise`."""
+    called = Path(sys.argv[0]).name
+    return called if called.startswith("gan-grid") else otherwise
+
+
 def run_command(program: str, command: Callable[[], int]) -> NoReturn:
-    """Run a command to the process's end."""
-    end_process(exit_code(program, command))
+    """Run a command to the process's end; a console script says its own name."""
+    end_process(exit_code(program_name(program), command))
 
 
 def exit_code(program: str, command: Callable[[], int]) -> int:

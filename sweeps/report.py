@@ -21,19 +21,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the report; the exit code."""
     args = _parser().parse_args(argv)
     # Only now: MLflow, matplotlib and the statistics take seconds to import.
+    from mlflow.exceptions import MlflowException
+
     from gan_core.tracking.queries import MlflowClient
-    from gan_core.tracking.store import resolve_uri
+    from gan_core.tracking.store import brief, redact, resolve_uri
 
     uri = resolve_uri(args.tracking_uri)
     _require_store(uri)
     from sweeps.comparison import PAGE, compare, find_sweep, read_sweep, render, report_files
 
-    client = MlflowClient(uri)
-    parent, namesakes = find_sweep(client, args.experiment, args.sweep)
-    folder = args.output or report_folder(uri, parent.info.run_name)
-    _require_folder(folder)
-    record = read_sweep(client, parent, namesakes)
-    write_files(folder, report_files(client, compare(record)))
+    try:
+        client = MlflowClient(uri)
+        parent, namesakes = find_sweep(client, args.experiment, args.sweep)
+        folder = args.output or report_folder(uri, parent.info.run_name)
+        _require_folder(folder)
+        record = read_sweep(client, parent, namesakes)
+        write_files(folder, report_files(client, compare(record)))
+    except MlflowException as error:  # a schema of another MLflow version, a server that went away
+        raise UserError(f"cannot read the store {redact(uri)}: {brief(error, uri)}") from error
     if namesakes:
         values = {"record": record, "by_id": args.sweep == record.run_id}
         print(f"{PROGRAM}: {render('namesakes.txt.j2', values)}", file=sys.stderr)

@@ -1,7 +1,9 @@
 """The command on a real store, written as a grid writes it."""
 
 import re
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -246,3 +248,13 @@ def test_the_folder_is_beside_the_store_and_is_written_whole(uri, tmp_path):
     write_files(tmp_path / "new", {"a.txt": b"a", "sheets/b.png": b"b"})
     assert (tmp_path / "new" / "sheets" / "b.png").read_bytes() == b"b"
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "sheets"]
+
+
+def test_a_store_of_another_mlflow_version_is_one_line(write, uri, capsys):
+    write("a sweep", seeds=(0,))
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        database.commit()
+    assert run("--tracking-uri", uri) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("report.py: cannot read the store")

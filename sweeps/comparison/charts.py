@@ -135,7 +135,7 @@ def losses_overview(comparison: Comparison, settings: Sequence[Setting]) -> byte
                 axes.set_title(f"Loss of {network}{row and ', '}{row}", loc="left")
                 axes.spines[["top", "right"]].set_visible(False)
             panels[0].set_ylabel("nats, mean of epoch")
-            if len(lines):
+            if panels[1].lines:  # a row of runs that broke in their first epoch has none
                 panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=2.6)
         for axes in grid[-1]:
             axes.set_xlabel("epoch")

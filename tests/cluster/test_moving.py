@@ -73,6 +73,6 @@ def test_a_store_moves_and_its_sweep_goes_on(cluster, command, tmp_path):
             "--checkpoint-dir", tmp_path / "checkpoints", "--tracking-uri", server, PYTHONPATH=str(ROOT),
         )  # fmt: skip
         assert more.returncode == 0, more.stdout + more.stderr
-        assert "2 more epochs" in more.stdout
+        assert "2 extend" in more.stdout
         with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
             assert database.execute("SELECT count(*) FROM runs").fetchone() == (3,)  # nothing was written there

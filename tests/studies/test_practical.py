@@ -16,7 +16,7 @@ SGD_WINS, CURVES, CLEAREST, FLAT, SENSIBLE, TELLS = range(6)
 
 
 @pytest.fixture
-def judge(made_up):
+def claims_of(made_up):
     def claims(runs, peaks=None):
         return Claims(compare(made_up.sweep(runs))).all(peaks or {})
 
@@ -42,30 +42,30 @@ def by_z(made_up, fds, spread=0.02):
     ("adam", "spread", "outcome"),
     [(25.0, 0.05, "holds"), (2.0, 0.05, "does not hold"), (5.2, 0.3, "not decided")],
 )
-def test_sgd_beats_adam(judge, made_up, adam, spread, outcome):
+def test_sgd_beats_adam(claims_of, made_up, adam, spread, outcome):
     fds = {("sgd", 20): 5.0, ("sgd", 50): 5.0, ("adam", 20): adam, ("adam", 50): adam}
-    claim = judge(made_up.settings(fds, spread=spread))[SGD_WINS]
+    claim = claims_of(made_up.settings(fds, spread=spread))[SGD_WINS]
     assert claim.outcome == outcome
     assert claim.parts[0].found.n == 5  # not ten: z_dims of one seed are no independent pairs
     assert claim.about["rates"] == {"sgd": 0.03, "adam": 0.0002}
 
 
-def test_what_is_not_in_the_sweep_is_not_decided(judge, made_up):
-    claims = judge(made_up.settings({("adam", 20): 5.0, ("adam", 50): 6.0}))
+def test_what_is_not_in_the_sweep_is_not_decided(claims_of, made_up):
+    claims = claims_of(made_up.settings({("adam", 20): 5.0, ("adam", 50): 6.0}))
     assert claims[SGD_WINS].parts[0].lacks == claims[CURVES].parts[0].lacks == "no sgd"
     assert {claims[which].outcome for which in (CLEAREST, FLAT, SENSIBLE)} == {"not decided"}
-    assert judge(made_up.settings({("sgd", 20): 5.0}))[SGD_WINS].parts[0].lacks == "no adam"
-    claims = judge([made_up.run(seed, None, z_dim=z) for z in (20, 50, 200) for seed in range(3)])
+    assert claims_of(made_up.settings({("sgd", 20): 5.0}))[SGD_WINS].parts[0].lacks == "no adam"
+    claims = claims_of([made_up.run(seed, None, z_dim=z) for z in (20, 50, 200) for seed in range(3)])
     assert claims[CLEAREST].parts[0].lacks == "no score"
     assert claims[SENSIBLE].parts[0].lacks == claims[TELLS].parts[0].lacks == "no fd"
-    assert judge(by_z(made_up, {50: 5.0, 200: 6.0}))[CLEAREST].parts[0].lacks == "no z"
-    assert judge(by_z(made_up, {20: 5.0}))[CLEAREST].parts[0].lacks == "one z"
-    assert judge(by_z(made_up, {50: 5.0, 200: 6.0}))[FLAT].parts[0].lacks == "no z"
-    assert judge(by_z(made_up, {50: 5.0, 200: 6.0}))[SENSIBLE].parts[0].lacks == "no z around"
+    assert claims_of(by_z(made_up, {50: 5.0, 200: 6.0}))[CLEAREST].parts[0].lacks == "no z"
+    assert claims_of(by_z(made_up, {20: 5.0}))[CLEAREST].parts[0].lacks == "one z"
+    assert claims_of(by_z(made_up, {50: 5.0, 200: 6.0}))[FLAT].parts[0].lacks == "no z"
+    assert claims_of(by_z(made_up, {50: 5.0, 200: 6.0}))[SENSIBLE].parts[0].lacks == "no z around"
 
 
-def test_one_seed_decides_nothing(judge, made_up):
-    claims = judge(made_up.settings({(o, z): 5.0 + z for o in ("sgd", "adam") for z in (20, 50, 200)}, seeds=1))
+def test_one_seed_decides_nothing(claims_of, made_up):
+    claims = claims_of(made_up.settings({(o, z): 5.0 + z for o in ("sgd", "adam") for z in (20, 50, 200)}, seeds=1))
     assert {claim.outcome for claim in claims[:TELLS]} == {"not decided"}
     assert claims[SGD_WINS].parts[0].found.n == 1
 
@@ -87,18 +87,18 @@ def as_the_practical_has_it(made_up, swing=2.0):
     return runs, peaks
 
 
-def test_the_curves(judge, made_up):
+def test_the_curves(claims_of, made_up):
     runs, peaks = as_the_practical_has_it(made_up)
-    claim = judge(runs, peaks)[CURVES]
+    claim = claims_of(runs, peaks)[CURVES]
     assert [part.outcome for part in claim.parts] == ["holds"] * 8
     assert claim.outcome == "holds"
     assert claim.about["z"] == 100
 
-    swapped = judge(as_the_practical_has_it(made_up, swing=0.2)[0], peaks)[CURVES]
+    swapped = claims_of(as_the_practical_has_it(made_up, swing=0.2)[0], peaks)[CURVES]
     assert [part.outcome for part in swapped.parts][-2:] == ["does not hold"] * 2
     assert swapped.outcome == "does not hold"
 
-    unknown = judge(runs)[CURVES]
+    unknown = claims_of(runs)[CURVES]
     assert unknown.parts[0].lacks == "no iterations"
     assert unknown.outcome == "not decided"
 
@@ -116,12 +116,12 @@ def clear(made_up, precision):
     ]
 
 
-def test_the_clearest_digits(judge, made_up):
-    assert judge(clear(made_up, 0.9))[CLEAREST].outcome == "holds"
-    claim = judge(clear(made_up, 0.6))[CLEAREST]  # precision and confidence say 100
+def test_the_clearest_digits(claims_of, made_up):
+    assert claims_of(clear(made_up, 0.9))[CLEAREST].outcome == "holds"
+    claim = claims_of(clear(made_up, 0.6))[CLEAREST]  # precision and confidence say 100
     assert claim.outcome == "does not hold"
     assert claim.parts[0].outcome == "holds"
-    noisy = judge(by_z(made_up, {20: 5.0, 100: 5.0, 200: 5.1}, spread=0.3))[CLEAREST]
+    noisy = claims_of(by_z(made_up, {20: 5.0, 100: 5.0, 200: 5.1}, spread=0.3))[CLEAREST]
     assert noisy.outcome == "not decided"
     assert [each.about["z"] for each in noisy.parts[0].compared] == [100, 200]
 
@@ -135,14 +135,14 @@ def test_the_clearest_digits(judge, made_up):
         (3.0, 3.0, "not decided"),
     ],
 )
-def test_the_flat_loss(judge, made_up, first, last, outcome):
+def test_the_flat_loss(claims_of, made_up, first, last, outcome):
     runs = [
         made_up.with_losses(
             made_up.run(seed, z_dim=20), G=[first + 0.05 * (seed - 2)] * 10 + [last + 0.05 * (seed - 2)] * 10
         )
         for seed in range(5)
     ]
-    assert judge(runs)[FLAT].outcome == outcome
+    assert claims_of(runs)[FLAT].outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_the_flat_loss(judge, made_up, first, last, outcome):
         ({50: 5.0, 100: 5.1, 200: 9.0}, "not decided"),
     ],
 )
-def test_the_sensible_choice(judge, made_up, fds, outcome):
-    assert judge(by_z(made_up, fds))[SENSIBLE].outcome == outcome
+def test_the_sensible_choice(claims_of, made_up, fds, outcome):
+    assert claims_of(by_z(made_up, fds))[SENSIBLE].outcome == outcome
 
 
 def losses_along(made_up, loss_of_fd, seeds=5):
@@ -169,28 +169,28 @@ def losses_along(made_up, loss_of_fd, seeds=5):
     return runs
 
 
-def test_whether_the_loss_tells(judge, made_up):
-    told = judge(losses_along(made_up, lambda fd, _: math.log(fd)))[TELLS]
+def test_whether_the_loss_tells(claims_of, made_up):
+    told = claims_of(losses_along(made_up, lambda fd, _: math.log(fd)))[TELLS]
     assert told.outcome == "holds"
     assert told.parts[0].found.rho == pytest.approx(1)
     assert told.parts[2].found.rho == pytest.approx(-1)
-    untold = judge(losses_along(made_up, lambda fd, epoch: math.sin(40 * fd + epoch)))[TELLS]
+    untold = claims_of(losses_along(made_up, lambda fd, epoch: math.sin(40 * fd + epoch)))[TELLS]
     assert untold.outcome != "holds"
-    constant = judge(losses_along(made_up, lambda *_: 1.0))[TELLS]
+    constant = claims_of(losses_along(made_up, lambda *_: 1.0))[TELLS]
     assert constant.outcome == "not decided"
 
 
-def test_losses_drawn_by_lot_tell_nothing(judge, made_up):
+def test_losses_drawn_by_lot_tell_nothing(claims_of, made_up):
     chance = random.Random(0)
-    claim = judge(losses_along(made_up, lambda *_: chance.uniform(1, 2), seeds=20))[TELLS]
+    claim = claims_of(losses_along(made_up, lambda *_: chance.uniform(1, 2), seeds=20))[TELLS]
     assert [part.outcome for part in claim.parts] == ["does not hold"] * 4
     assert claim.outcome == "does not hold"
 
 
-def test_a_correlation_s_interval_ends_at_1(judge, made_up):
+def test_a_correlation_s_interval_ends_at_1(claims_of, made_up):
     chance = random.Random(1)
     runs = losses_along(made_up, lambda fd, _: chance.choice((fd, -fd)), seeds=2)
-    for part in judge(runs)[TELLS].parts[1::2]:
+    for part in claims_of(runs)[TELLS].parts[1::2]:
         assert part.found.low >= -1
         assert part.found.high <= 1
 
@@ -203,13 +203,13 @@ def by_rate(made_up, rates):
     ]
 
 
-def test_where_the_rate_is_an_axis_the_claims_take_the_default_or_else_the_best(judge, made_up):
+def test_where_the_rate_is_an_axis_the_claims_take_the_default_or_else_the_best(claims_of, made_up):
     rates = {("sgd", 0.03): 5.0, ("sgd", 0.1): 3.0, ("adam", 2e-4): 20.0, ("adam", 1e-3): 2.0}
-    claim = judge(by_rate(made_up, rates))[SGD_WINS]
+    claim = claims_of(by_rate(made_up, rates))[SGD_WINS]
     assert claim.outcome == "holds"
     assert claim.parts[0].found.mean == pytest.approx(4.0)
     rates = {("sgd", 0.2): 5.0, ("sgd", 0.1): 3.0, ("adam", 2e-3): 2.0, ("adam", 1e-3): 20.0}
-    claim = judge(by_rate(made_up, rates))[SGD_WINS]
+    claim = claims_of(by_rate(made_up, rates))[SGD_WINS]
     assert claim.about["rates"] == {"sgd": 0.1, "adam": 2e-3}
     assert claim.outcome == "does not hold"
 

@@ -108,9 +108,9 @@ def trainers(cluster, name):
 def checkout(cluster):
     """Code that is on no node and was installed nowhere: it has to come with the run."""
     code = cluster.FOLDER / "checkout"
-    for package in ("gan_core", "sweeps"):
+    for package in ("gan_core", "sweeps", "studies"):
         shutil.copytree(cluster.ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (code / "sweeps" / "trial.py").open("a") as file:
+    with (code / "sweeps" / "worker.py").open("a") as file:
         file.write("\nNEWS = 'of today'\n")
     yield code
     shutil.rmtree(code)

@@ -19,12 +19,12 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from PIL import Image
 
 from gan_core.config import RunConfig
 from gan_core.evaluation.scores import SCORES
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison.records import HISTORIES, ask_database, ask_server
 

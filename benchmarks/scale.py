@@ -39,10 +39,9 @@ PARTS = ("begin_sweep", "_begin_runs", "train_all", "settle", "_show", "publish_
 
 def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:
     """In place of a training: the run in the store, as if it had trained an epoch."""
+    from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
     from ray import tune
-
-    from gan_core.tracking.queries import MlflowClient
 
     task = trial["task"]
     client, run_id, at = MlflowClient(common.tracking_uri), task["run_id"], time.time_ns() // 1_000_000

@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 import sqlalchemy
 import torch
+from mlflow import MlflowClient
 
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
@@ -41,8 +42,7 @@ from gan_core.evaluation.scores import SCORES
 from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Samples, Trained
 from gan_core.networks import build_models
 from gan_core.tracking import tracker as tracking
-from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 from gan_core.tracking.tracker import WRITE_INTERVAL, MlflowTracker
 from gan_core.training import sample_epochs
 from tests.servers import mlflow_server, postgres

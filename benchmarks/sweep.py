@@ -20,10 +20,10 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from mlflow import MlflowClient
 
 from gan_core import EpochEnd, RunConfig, load_images, train
-from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 from gan_core.tracking.tracker import MlflowTracker
 
 ROOT = Path(__file__).parent.parent

@@ -6,8 +6,7 @@ A file holds a digest, then safetensors with JSON among its metadata: nothing in
 import dataclasses
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -57,13 +56,12 @@ class DamagedError(Exception):
     """A file is no whole checkpoint."""
 
 
+@dataclasses.dataclass(frozen=True)
 class CheckpointFolder:
     """The checkpoints of one run, the last few; and the lock that says who trains it."""
 
-    def __init__(self, folder: StoragePath, config: RunConfig) -> None:
-        """Nothing is written yet. `config`: the run's; a checkpoint of another is refused."""
-        self.folder = folder
-        self.config = config
+    folder: StoragePath  # made when something is written
+    config: RunConfig  # a checkpoint of another is refused
 
     @contextmanager
     def locked(self, patience: float = LOCK_PATIENCE) -> Iterator[None]:
@@ -84,7 +82,7 @@ class CheckpointFolder:
 
     def prune(self, kept: int) -> None:
         """Remove all but the last `kept`, and what a kill in the middle of a write has left."""
-        for old in [*self._files()[kept:], *self.folder.glob(f".*{SUFFIX}.*")]:
+        for old in [*_newest_first(self.folder)[kept:], *self.folder.glob(f".*{SUFFIX}.*")]:
             old.unlink(missing_ok=True)
 
     def load(self, say: Callable[[str], object]) -> Checkpoint | None:
@@ -93,7 +91,7 @@ class CheckpointFolder:
         A damaged file is reported to `say` and removed: it would count as one of those kept. Raises UserError
         for a checkpoint of another config or of another version of this program.
         """
-        for path in self._files():
+        for path in _newest_first(self.folder):
             try:
                 checkpoint = decode(path.read_bytes(), self.config, str(path))
             except (DamagedError, OSError) as error:
@@ -107,30 +105,28 @@ class CheckpointFolder:
 
     def take_over(self, other: StoragePath) -> None:
         """Where there is none yet, copy those of the run whose folder is `other`. Raises OSError."""
-        if self._files():
+        if _newest_first(self.folder):
             return
-        for path in _by_name(other.glob(f"*{SUFFIX}")):
+        for path in _newest_first(other)[::-1]:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / path.name, path.read_bytes())
 
-    def _files(self) -> list[StoragePath]:
-        return _by_name(self.folder.glob(f"*{SUFFIX}"))[::-1]
 
-
-def _by_name(files: Iterable[StoragePath]) -> list[StoragePath]:
-    return sorted(files, key=lambda file: file.name)
+def _newest_first(folder: StoragePath) -> list[StoragePath]:
+    return sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.name, reverse=True)
 
 
 def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
     """The checkpoint of a run of `config` as the content of a file."""
-    ends = checkpoint.epoch_ends
+    state, ends = checkpoint.state, checkpoint.epoch_ends
     samples = [entry.event.images for entry in checkpoint.events if isinstance(entry.event, Samples)]
     tensors = {
-        **{f"weights.{name}": tensor for name, tensor in checkpoint.state.weights.items()},
-        **{f"optimizers.{name}": tensor for name, tensor in checkpoint.state.optimizers.items()},
+        **{f"weights.{name}": tensor for name, tensor in state.weights.items()},
+        **{f"optimizers.{name}": tensor for name, tensor in state.optimizers.items()},
     }
     if ends:
-        tensors["iterations"] = torch.from_numpy(np.stack([_iterations(end) for end in ends]))
+        arrays = [(end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores) for end in ends]
+        tensors["iterations"] = torch.from_numpy(np.array(arrays))  # float32, epochs × 4 × iterations
         tensors["seconds"] = torch.tensor([end.seconds for end in ends], dtype=torch.float64)
     if samples:
         tensors["samples"] = torch.stack(samples)
@@ -139,12 +135,12 @@ def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
         "version": str(VERSION),
         "config_hash": config.config_hash,
         "config": json.dumps(dataclasses.asdict(config)),
-        "epoch": str(checkpoint.state.epoch),
+        "epoch": str(state.epoch),
         "images": str(ends[0].images if ends else 0),
-        "events": json.dumps([[*_described(entry.event), entry.at] for entry in checkpoint.events]),
+        "events": json.dumps([_described(entry) for entry in checkpoint.events]),
     }
     body = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about)
-    return f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode() + body
+    return _digest(body) + b"\n" + body
 
 
 def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
@@ -153,72 +149,66 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
     Raises DamagedError if it is not whole, UserError if it is of another config or another version.
     """
     head, _, body = content.partition(b"\n")
-    if head != f"sha256 {hashlib.sha256(body).hexdigest()}".encode():
+    if head != _digest(body):
         raise DamagedError("it is not whole")
     try:
-        about = _metadata(body)
+        tensors = load(body)
+        length = int.from_bytes(body[:8], "little")  # of safetensors' header, which `load` has checked
+        about = json.loads(body[8 : 8 + length])["__metadata__"]
         if about["format"] != FORMAT:
             raise DamagedError("it is no checkpoint")
-        if (version := int(about["version"])) != VERSION:
-            newer = version > VERSION
+        version = int(about["version"])
+        if version != VERSION:
+            age, advice = (
+                ("a newer", "update it") if version > VERSION else ("an older", "finish the run with that one")
+            )
             raise UserError(
-                f"the checkpoint {name} was written by {'a newer' if newer else 'an older'} version of this "
-                f"program (format {version}, this one reads {VERSION}): "
-                f"{'update it' if newer else 'finish the run with that one'}, or start anew with --again"
+                f"the checkpoint {name} was written by {age} version of this program "
+                f"(format {version}, this one reads {VERSION}): {advice}, or start anew with --again"
             )
         if about["config_hash"] != config.config_hash:
             raise UserError(f"the checkpoint {name} is of another config ({about['config']}): remove it or start anew")
-        tensors = load(body)
         state = TrainState(int(about["epoch"]), _part("weights.", tensors), _part("optimizers.", tensors))
-        events = list(_events(json.loads(about["events"]), int(about["images"]), tensors))
+        checkpoint = Checkpoint(state, list(_events(json.loads(about["events"]), int(about["images"]), tensors)))
     except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"it cannot be understood: {type(error).__name__}") from error
-    checkpoint = Checkpoint(state, events)
     epochs = [end.epoch for end in checkpoint.epoch_ends]
     if state.epoch != len(epochs) or epochs != list(range(1, len(epochs) + 1)):
         raise DamagedError(f"it does not have each of its {state.epoch} epochs")
     return checkpoint
 
 
-def _metadata(body: bytes) -> Mapping[str, str]:
-    length = int.from_bytes(body[:8], "little")
-    if length > len(body) - 8:
-        raise DamagedError("it is not whole")
-    about: Mapping[str, str] = json.loads(body[8 : 8 + length])["__metadata__"]
-    return about
+def _digest(body: bytes) -> bytes:
+    return f"sha256 {hashlib.sha256(body).hexdigest()}".encode()
 
 
-def _iterations(end: EpochEnd) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.stack([end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores])
-
-
-def _described(event: RecordedEvent) -> tuple[str, Any]:
-    """The event's kind, and what of it is no tensor."""
-    match event:
+def _described(entry: TimedEvent) -> tuple[str, Any, int]:
+    """The event's kind, what of it is no tensor, and its time."""
+    match entry.event:
         case Baselines():
-            return "baselines", dataclasses.asdict(event)
+            return "baselines", dataclasses.asdict(entry.event), entry.at
         case Samples(epoch):
-            return "samples", epoch
-        case EpochEnd():
-            return "epoch", event.epoch
-        case Evaluated():
-            return "evaluated", {**dataclasses.asdict(event), "class_shares": event.class_shares.tolist()}
+            return "samples", epoch, entry.at
+        case EpochEnd(epoch):
+            return "epoch", epoch, entry.at
+        case Evaluated(class_shares=shares):
+            return "evaluated", {**dataclasses.asdict(entry.event), "class_shares": shares.tolist()}, entry.at
 
 
 def _events(described: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) -> Iterator[TimedEvent]:
-    sheets = deque(tensors.get("samples", ()))
-    iterations = deque(tensors["iterations"].numpy() if "iterations" in tensors else ())
-    seconds = deque(tensors["seconds"].tolist() if "seconds" in tensors else ())
+    sheets = list(tensors.get("samples", ()))
+    iterations = tensors.get("iterations", torch.empty(0)).numpy()
+    seconds = tensors.get("seconds", torch.empty(0)).tolist()
     event: RecordedEvent
     for kind, value, at in described:
         match kind:
             case "baselines":
                 event = Baselines(**value)
             case "samples":
-                event = Samples(value, sheets.popleft())
+                event = Samples(value, sheets.pop(0))
             case "epoch":
-                D_losses, G_losses, real_scores, fake_scores = iterations.popleft()
-                event = EpochEnd(value, D_losses, G_losses, real_scores, fake_scores, images, seconds.popleft())
+                D_losses, G_losses, real_scores, fake_scores = iterations[value - 1]
+                event = EpochEnd(value, D_losses, G_losses, real_scores, fake_scores, images, seconds[value - 1])
             case "evaluated":
                 event = Evaluated(**{**value, "class_shares": np.array(value["class_shares"])})
             case _:

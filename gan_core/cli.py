@@ -1,23 +1,32 @@
-"""What the commands share: flags made from the records of settings, one-line errors, exit codes, signals."""
+"""What the commands share: flags from records of settings, the live view, one-line errors, exit codes, signals."""
 
 import argparse
 import gc
 import io
 import signal
 import sys
+import time
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Self, cast
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from gan_core.compat import end_process
 from gan_core.config import RunOptions, fields_of
 from gan_core.errors import UserError
+from gan_core.events import Progress
 
 OK, RUN_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+LATE = 20.0  # seconds that logging is behind before that is shown: writes are some apart anyway
+PLAIN_INTERVAL = 15.0  # seconds between two lines of the live view where the output is no terminal
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -84,14 +93,6 @@ def add_run_options(parser: Flags) -> None:
     parser.add_argument("--again", action="store_true", help="start anew, whatever has been trained before")
 
 
-def add_data_dir(parser: Flags) -> None:
-    """Where images come from."""
-    parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR",
-        help="where image sets are kept (default: GAN_DATA_DIR, else the project's data folder)",
-    )  # fmt: skip
-
-
 def add_store(parser: Flags) -> None:
     """Where results are recorded."""
     parser.add_argument(
@@ -104,8 +105,12 @@ def add_store(parser: Flags) -> None:
     )
 
 
-def add_checkpoint_dir(parser: Flags) -> None:
-    """Where checkpoints are kept."""
+def add_folders(parser: Flags) -> None:
+    """Where images come from, and where checkpoints are kept."""
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR",
+        help="where image sets are kept (default: GAN_DATA_DIR, else the project's data folder)",
+    )  # fmt: skip
     parser.add_argument(
         "--checkpoint-dir", metavar="DIR",
         help="where checkpoints are kept: a folder, or a URI such as s3://BUCKET/PATH "
@@ -118,6 +123,125 @@ def check_name(what: str, name: str) -> str:
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise UserError(f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)")
     return name
+
+
+def plain_console() -> Console:
+    """Standard output as it is: a name like [red] is shown, not obeyed; the terminal wraps long lines."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """Shows runs: a calm table in a terminal, now and then a plain line elsewhere. A context manager.
+
+    It can watch a single run as that run's Observer.
+    """
+
+    def __init__(self, epochs: Mapping[str, int], console: Console | None = None) -> None:
+        """`epochs`: the length of each run, by its name."""
+        self.console = console or plain_console()
+        self._left = dict(epochs)  # epochs still to train
+        self._running: dict[str, Progress] = {}
+        self._ended: set[str] = set()
+        self._trained = 0
+        self._first: tuple[float, int] | None = None  # when the first epoch ended: start-up is not speed
+        self._said = self._started = time.monotonic()
+        self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        """Take over the terminal's last lines, if there is one."""
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """A run has finished an epoch."""
+        left = progress.epochs - progress.epoch
+        if progress.run not in self._running:
+            self._left[progress.run] = progress.epochs - progress.resumed
+        self._trained += self._left[progress.run] - left
+        self._left[progress.run] = left
+        self._first = self._first or (time.monotonic(), self._trained)
+        self._running[progress.run] = progress
+        if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_INTERVAL:
+            lines = [f"{name} {_in_words(last)}" for name, last in self._running.items()]
+            self._say(" · ".join([self._summary(), *lines]))
+
+    def end(self, run: str, status: str, reason: str = "", health: str = "") -> None:
+        """A run has ended."""
+        last = self._running.pop(run, None)
+        self._left[run] = 0
+        self._ended.add(run)
+        found = f" ({health})" if health else ""
+        figures = f" · {_in_words(last)}" if last else ""
+        self._say(f"{run} {status}{found}{figures}{': ' + reason if reason else ''} · {self._summary()}")
+
+    def say(self, run: str, text: str) -> None:
+        """Something that a person should know of a run."""
+        self._say(f"{run}: {text}")
+
+    def should_stop(self) -> bool:
+        """Never: Ctrl-C comes as an exception."""
+        return False
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self.console.print(Text(f"{time.strftime('%H:%M:%S')}  {line}"))
+
+    def _summary(self) -> str:
+        done = f"{len(self._ended)}/{len(self._left)} runs done"
+        left = self._seconds_left()
+        return done if left is None else f"{done}, {in_time(left)} left"
+
+    def _seconds_left(self) -> float | None:
+        """From the epochs since the first one: what went before them was start-up."""
+        if self._first is None or self._trained <= self._first[1]:
+            return None
+        since, before = self._first
+        return sum(self._left.values()) * (time.monotonic() - since) / (self._trained - before)
+
+    def _table(self) -> Group:
+        elapsed = in_time(time.monotonic() - self._started)
+        head = Text(f"{self._summary()} · {elapsed} so far", style="bold")
+        if not self._running:
+            return Group(head, Text("starting …", style="dim"))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("run", min_width=14, no_wrap=True)
+        for column in ("epoch", "loss D", "loss G", "images/s"):
+            table.add_column(column, justify="right", min_width=8, no_wrap=True)
+        table.add_column("")
+        for name, last in sorted(self._running.items()):
+            table.add_row(name, *_figures(last), _lateness(last))
+        return Group(head, table)
+
+
+def _figures(last: Progress) -> list[str]:
+    """Epoch, the losses of D and of G, images per second."""
+    losses = [f"{loss:.3f}" for loss in (last.discriminator_loss, last.generator_loss)]
+    return [f"{last.epoch}/{last.epochs}", *losses, f"{last.images_per_second:,.0f}"]
+
+
+def _in_words(last: Progress) -> str:
+    epoch, D_loss, G_loss, speed = _figures(last)
+    late = _lateness(last)
+    return f"epoch {epoch} D {D_loss} G {G_loss} {speed} images/s{late and ', ' + late}"
+
+
+def _lateness(last: Progress) -> str:
+    return f"logging is {in_time(last.behind)} behind" if last.behind >= LATE else ""
+
+
+def in_time(seconds: float) -> str:
+    """A duration for people: 42 s, 3 min 20 s, 1 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def program_name(otherwise: str) -> str:

@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 import threading
-from typing import Any, NamedTuple, NoReturn
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 # MLflow's tags, as mlflow.utils.mlflow_tags has them.
 LOGGED_IMAGES_TAG = "mlflow.loggedImages"  # shows the image slider of a run
@@ -40,8 +42,9 @@ def open_database(uri: str, artifact_root: str | None = None) -> Any:
     return SqlAlchemyStore(uri, artifact_root)
 
 
+@cache
 def context_tags() -> dict[str, str]:
-    """MLflow's tags of who runs what, from which commit: its client does not add them by itself."""
+    """MLflow's tags of who runs what, from which commit; looked up once. Its client does not add them by itself."""
     from mlflow.tracking.context.registry import resolve_tags
 
     return dict(resolve_tags())
@@ -55,33 +58,19 @@ def slide_stem(key: str, step: int, at: int, unique: str) -> str:
     return f"{SLIDES}/{key}+step+{step}+timestamp+{at}+{unique}"
 
 
-class BackwardKernels(NamedTuple):
-    """Autograd's own kernels, with an `out` tensor. Each takes the gradient by a function's result.
+MEAN = 1  # the number for reduction="mean" of the kernel of binary_cross_entropy
 
-    leaky_relu(gradient, result, slope, True, grad_input=out); tanh and sigmoid(gradient, result,
-    grad_input=out); binary_cross_entropy(gradient, p, target, None, MEAN, grad_input=out).
+
+def backward_kernels() -> SimpleNamespace:
+    """Autograd's own kernels, which have no public Python name. Each takes the gradient by a function's result.
+
+    leaky_relu(gradient, result, slope, True, grad_input=out); tanh and sigmoid(gradient, result, grad_input=out);
+    binary_cross_entropy(gradient, p, target, None, MEAN, grad_input=out). `out` is a tensor that is written to.
     """
-
-    leaky_relu: Any
-    tanh: Any
-    sigmoid: Any
-    binary_cross_entropy: Any
-
-
-MEAN = 1  # the kernel's number for reduction="mean"
-
-
-def backward_kernels() -> BackwardKernels:
-    """PyTorch's kernels of the derivatives, which have no public Python name."""
     from torch import ops
 
-    aten = ops.aten
-    return BackwardKernels(
-        aten.leaky_relu_backward.grad_input,
-        aten.tanh_backward.grad_input,
-        aten.sigmoid_backward.grad_input,
-        aten.binary_cross_entropy_backward.grad_input,
-    )
+    names = ("leaky_relu", "tanh", "sigmoid", "binary_cross_entropy")
+    return SimpleNamespace(**{name: getattr(ops.aten, f"{name}_backward").grad_input for name in names})
 
 
 def optimizer_functions() -> tuple[Any, Any]:

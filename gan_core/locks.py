@@ -5,6 +5,7 @@ is a lease: an object that its owner keeps rewriting (docs/durability.md says wh
 """
 
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from gan_core.storage import ObjectPath, StoragePath, write_whole
+from gan_core.storage import ObjectPath, StoragePath, once, write_whole
 
 # Anybody can write a tag into the store: only a file of one of these names is ever opened because of a tag.
 LOCK_TAG_VALUE = re.compile(r"([0-9a-f]{32})/(sweep-[0-9a-f]{16}\.lock|[0-9a-f]{32}/lock)")
@@ -33,13 +34,18 @@ WATCHED = 1.0  # from one reading to the next
 
 def lock_tag(checkpoint_dir: StoragePath, lock: str) -> str:
     """The tag of a run whose process holds the lock file `lock` of `checkpoint_dir`. Raises OSError."""
+    if not isinstance(checkpoint_dir, ObjectPath):
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(checkpoint_dir / f".{IDENTITY}.lock"):
+            if not _identity(checkpoint_dir):
+                write_whole(checkpoint_dir / IDENTITY, uuid4().hex.encode())
     return f"{_identity(checkpoint_dir)}/{lock}"
 
 
 def lock_in(checkpoint_dir: StoragePath, tag: str | None) -> str | None:
     """The lock file that a tag names; None if the tag is of another folder or is no lock's tag."""
     found = LOCK_TAG_VALUE.fullmatch(tag or "")
-    return found[2] if found and found[1] == _read_identity(checkpoint_dir) else None
+    return found[2] if found and found[1] == _identity(checkpoint_dir) else None
 
 
 def liveness(checkpoint_dir: StoragePath, tag: str | None) -> Literal["alive", "dead", "unknown"]:
@@ -80,17 +86,7 @@ def is_free(lock: StoragePath) -> bool:
 
 
 def _identity(folder: StoragePath) -> str:
-    """32 hex digits of the folder's own, the same wherever it is moved or mounted; made if there are none."""
-    if not isinstance(folder, ObjectPath):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{IDENTITY}.lock"):
-            if not _read_identity(folder):
-                write_whole(folder / IDENTITY, uuid4().hex.encode())
-    return _read_identity(folder)
-
-
-def _read_identity(folder: StoragePath) -> str:
-    """Empty if the folder has none."""
+    """32 hex digits of the folder's own, the same wherever it is moved or mounted; empty if it has none yet."""
     if isinstance(folder, ObjectPath):
         return hashlib.sha256(str(folder).encode()).hexdigest()[:32]
     try:
@@ -113,7 +109,7 @@ def _hold_lease(lease: ObjectPath, patience: float) -> Iterator[None]:
         ended.set()
         renewing.join()
         with suppress(OSError):
-            if _owner(_read(lease)) == owner:
+            if _read(lease).startswith(owner):
                 lease.unlink(missing_ok=True)
 
 
@@ -124,9 +120,9 @@ def _take(lease: ObjectPath, owner: str, until: float) -> None:
     it. It needs SETTLED to be longer than a write takes.
     """
     while _becomes_free(lease, until):
-        lease.write_once(f"{owner} 0".encode())
+        _write(lease, owner, 0)
         time.sleep(SETTLED)
-        if _owner(_read(lease)) == owner:
+        if _read(lease).startswith(owner):
             return
     raise Timeout(str(lease))
 
@@ -135,9 +131,7 @@ def _becomes_free(lease: ObjectPath, until: float) -> bool:
     """Whether the lease has no owner before `until`, a time of the monotonic clock. Raises OSError."""
     before = _read(lease)
     since = time.monotonic()
-    while before is not None:
-        if time.monotonic() - since >= LOST:
-            return True
+    while before and time.monotonic() - since < LOST:
         if time.monotonic() >= until:
             return False
         time.sleep(WATCHED)
@@ -153,24 +147,25 @@ def _becomes_free(lease: ObjectPath, until: float) -> bool:
 
 
 def _renew(lease: ObjectPath, owner: str, ended: threading.Event) -> None:
-    count = 0
-    while not ended.wait(RENEWED):
-        count += 1
+    for count in itertools.count(1):
+        if ended.wait(RENEWED):
+            return
         with suppress(OSError):  # the next write may succeed
             now = _read(lease)
-            if now is not None and _owner(now) != owner:
+            if now and not now.startswith(owner):
                 print(f"{lease} was taken over by another process: this one ends", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)  # at once: two processes must not train one run
-            lease.write_once(f"{owner} {count}".encode())
+            _write(lease, owner, count)
 
 
-def _read(lease: ObjectPath) -> bytes | None:
-    """The lease as it is; None if there is none. Raises OSError."""
+def _write(lease: ObjectPath, owner: str, count: int) -> None:
+    """With one attempt: a write that is repeated would take longer than SETTLED. Raises OSError."""
+    once(lambda: lease.fs.pipe_file(lease.path, f"{owner} {count}".encode()))
+
+
+def _read(lease: ObjectPath) -> str:
+    """The lease's content, owner and count, with one attempt; empty if there is none. Raises OSError."""
     try:
-        return lease.read_once()
+        return bytes(once(lambda: lease.fs.cat_file(lease.path))).decode(errors="replace")
     except FileNotFoundError:
-        return None
-
-
-def _owner(content: bytes | None) -> str:
-    return (content or b"").partition(b" ")[0].decode(errors="replace")
+        return ""

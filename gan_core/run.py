@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from gan_core.checkpoint import Checkpoint, CheckpointFolder, RecordedEvent, TimedEvent
@@ -14,17 +15,7 @@ from gan_core.data import ImageSet
 from gan_core.errors import NonFiniteLossError, TrackingError, UserError
 from gan_core.evaluation.baselines import Reference, evaluate
 from gan_core.evaluation.health import diagnose, pixel_spread
-from gan_core.events import (
-    Baselines,
-    Diagnosis,
-    EpochEnd,
-    Evaluated,
-    Event,
-    Progress,
-    Reached,
-    Samples,
-    Trained,
-)
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Progress, Reached, Samples, Trained
 from gan_core.metric_names import IMAGES_PER_SECOND, LOSS_D, LOSS_G
 from gan_core.networks import Generator
 from gan_core.training import fixed_noise, generate, train
@@ -64,8 +55,8 @@ class Observer(Protocol):
     def update(self, progress: Progress) -> None:
         """An epoch has ended."""
 
-    def say(self, text: str) -> None:
-        """Something that a person should know."""
+    def say(self, run: str, text: str) -> None:
+        """Something that a person should know of the run."""
 
     def should_stop(self) -> bool:
         """Whether the run is to end, interrupted; asked after each epoch."""
@@ -90,16 +81,25 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     is a UserError, with the record closed as FAILED.
     """
     health = ""
-    resumable = _ResumableRun(job)
+    snapshots = _Snapshots(job)
     try:
-        for event, at in resumable.events(observer):
+        last = job.checkpoints.load(partial(observer.say, job.name)) if job.checkpoints else None
+        resumed = last.state.epoch if last else 0
+        if last:
+            observer.say(job.name, f"goes on after epoch {resumed}")
+            snapshots.resume(last)
+            for entry in last.events:
+                tracker.log(*entry)
+        for event in evaluated_training(job, last):
+            at = time.time_ns() // 1_000_000
+            snapshots.add(event, at)
             tracker.log(event, at)
-            if isinstance(event, EpochEnd) and event.epoch > resumable.resumed:
-                observer.update(_progress(job, event, resumable.resumed, tracker.behind()))
+            if isinstance(event, EpochEnd):
+                observer.update(_progress(job, event, resumed, tracker.behind()))
             elif isinstance(event, Diagnosis):
                 health = event.health
             elif isinstance(event, Reached) and observer.should_stop():
-                resumable.save()
+                snapshots.save()
                 return _close(tracker, Outcome("KILLED", "interrupted", health))
     except TrackingError as error:
         with suppress(TrackingError, OSError):
@@ -114,7 +114,7 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     except BaseException:
         # Whatever cannot be written here, the next command sees that the process is gone.
         with suppress(OSError):
-            resumable.save()
+            snapshots.save()
         with suppress(TrackingError, OSError):
             tracker.close("KILLED", "interrupted")
         raise
@@ -124,47 +124,38 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     return outcome
 
 
-class _ResumableRun:
-    """The events of a run, those before its last checkpoint replayed; and its next checkpoints."""
+class _Snapshots:
+    """A run's state now and then, and its events so far; what is due of them becomes checkpoints."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._so_far: list[TimedEvent] = []
-        self._snapshot: Checkpoint | None = None
-        self._snapshot_at = time.monotonic()
+        self._newest: Checkpoint | None = None
+        self._taken = time.monotonic()
         self._saved = 0  # the epoch of the newest checkpoint
-        self.resumed = 0  # the epoch after which the training resumed
 
-    def events(self, observer: Observer) -> Iterator[tuple[Event, int]]:
-        """Every event of the run with its time; what is replayed has the time that it had."""
-        job, last = self._job, None
-        if job.checkpoints and (last := job.checkpoints.load(observer.say)):
-            self._so_far = last.events
-            self.resumed = self._saved = last.state.epoch
-            observer.say(f"goes on after epoch {self.resumed}")
-            yield from list(self._so_far)
-        for event in evaluated_training(job, last):
-            at = time.time_ns() // 1_000_000
-            if isinstance(event, RecordedEvent):
-                self._so_far.append(TimedEvent(event, at))
-            elif isinstance(event, Reached):
-                self._reached(event)
-            yield event, at
+    def resume(self, last: Checkpoint) -> None:
+        self._so_far = list(last.events)
+        self._saved = last.state.epoch
+
+    def add(self, event: Event, at: int) -> None:
+        """Keep an event; at Reached, take a snapshot and save it, where either is due. Raises OSError."""
+        if isinstance(event, RecordedEvent):
+            self._so_far.append(TimedEvent(event, at))
+        if not isinstance(event, Reached):
+            return
+        last = event.epoch == self._job.config.epochs
+        if last or time.monotonic() - self._taken >= SNAPSHOT_INTERVAL:
+            self._newest = Checkpoint(event.state(), list(self._so_far))
+            self._taken = time.monotonic()
+            if last or event.epoch - self._saved >= self._job.options.checkpoint_every:
+                self.save()
 
     def save(self) -> None:
-        """Write the last snapshot unless it is written already. Raises OSError."""
-        if self._job.checkpoints and self._snapshot and self._snapshot.state.epoch > self._saved:
-            self._job.checkpoints.save(self._snapshot)
-            self._saved = self._snapshot.state.epoch
-
-    def _reached(self, event: Reached) -> None:
-        last = event.epoch == self._job.config.epochs
-        if not last and time.monotonic() - self._snapshot_at < SNAPSHOT_INTERVAL:
-            return
-        self._snapshot = Checkpoint(event.state(), list(self._so_far))
-        self._snapshot_at = time.monotonic()
-        if last or event.epoch - self._saved >= self._job.options.checkpoint_every:
-            self.save()
+        """Write the newest snapshot unless it is written already. Raises OSError."""
+        if self._job.checkpoints and self._newest and self._newest.state.epoch > self._saved:
+            self._job.checkpoints.save(self._newest)
+            self._saved = self._newest.state.epoch
 
 
 def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[Event]:
@@ -178,7 +169,9 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []
     if not resume:
-        yield _baselines(reference)
+        record, n = reference.classifier.record, reference.count
+        baselines = reference.real_baseline, reference.untrained_baseline
+        yield Baselines(reference.dataset, record.weights_sha256, record.test_accuracy, n, *baselines)
     try:
         for event in train(config, job.data.images, resume.state if resume else None):
             yield event
@@ -204,18 +197,6 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     except NonFiniteLossError:
         yield _diagnosis(ends, math.nan)
         raise
-
-
-def _baselines(reference: Reference) -> Baselines:
-    record = reference.classifier.record
-    return Baselines(
-        reference.dataset,
-        record.weights_sha256,
-        record.test_accuracy,
-        reference.count,
-        reference.real_baseline,
-        reference.untrained_baseline,
-    )
 
 
 def _evaluated(epoch: int, G: Generator, reference: Reference, quick: bool = False) -> Evaluated:
@@ -244,13 +225,5 @@ def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
 
 def _progress(job: Job, event: EpochEnd, resumed: int, behind: float) -> Progress:
     metrics = event.metrics()
-    return Progress(
-        job.name,
-        event.epoch,
-        job.config.epochs,
-        metrics[LOSS_D],
-        metrics[LOSS_G],
-        metrics[IMAGES_PER_SECOND],
-        resumed,
-        behind,
-    )
+    figures = metrics[LOSS_D], metrics[LOSS_G], metrics[IMAGES_PER_SECOND]
+    return Progress(job.name, event.epoch, job.config.epochs, *figures, resumed, behind)

@@ -10,20 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gan_core import metric_names as names
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Samples, Trained
-from gan_core.metric_names import (
-    CONFIG_FILE,
-    GENERATOR_FILE,
-    LOSSES_ARRAYS,
-    LOSSES_PICTURE,
-    METRICS_TABLE,
-    QUALITY_FILE,
-    SAMPLES,
-    TRACEBACK_FILE,
-    sheet_name,
-)
 from gan_core.networks import save_generator
 from gan_core.plots import plot_losses, sample_sheet
 from gan_core.storage import write_whole
@@ -45,23 +35,20 @@ class RunFolder:
         Raises UserError if something else is in it or it cannot be written.
         """
         check_output(folder, config)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # First: by this file a run that is cut off right after is known.
-            write_whole(folder / CONFIG_FILE, json.dumps(_settings(config), indent=2).encode())
-            (folder / SAMPLES).mkdir(exist_ok=True)
-            for name in (
-                METRICS_TABLE,
-                STATUS_FILE,
-            ):  # a resumed run replays its events from the first epoch on
-                (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to the output folder {folder}: {error}") from error
         self.folder = folder
         self._title = title
         self._epochs: list[EpochEnd] = []
         self._quality: dict[str, Any] = {}
-        self._diagnosis: Diagnosis | None = None
+        self._health: dict[str, str | int] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # First: by this file a run that is cut off right after is known.
+            self._write_json(names.CONFIG_FILE, _settings(config))
+            (folder / names.SAMPLES).mkdir(exist_ok=True)
+            for name in (names.METRICS_TABLE, STATUS_FILE):
+                (folder / name).unlink(missing_ok=True)  # a resumed run replays its events from the first epoch on
+        except OSError as error:
+            raise _unwritable(folder, error) from error
 
     def log(self, event: Event, at: int = 0) -> None:
         """Write what the event brings."""
@@ -69,29 +56,27 @@ class RunFolder:
             case Samples(epoch, images):
                 png = io.BytesIO()
                 sample_sheet(images).save(png, format="png", compress_level=1)
-                write_whole(self.folder / sheet_name(epoch), png.getvalue())
+                write_whole(self.folder / names.sheet_name(epoch), png.getvalue())
             case EpochEnd():
                 self._epochs.append(event)
                 row = {"epoch": event.epoch, **event.metrics()}
-                with (self.folder / METRICS_TABLE).open("a", newline="") as file:
+                with (self.folder / names.METRICS_TABLE).open("a", newline="") as file:
                     table = csv.DictWriter(file, row)
                     if event.epoch == 1:
                         table.writeheader()
                     table.writerow(row)
             case Trained(generator):
-                save_generator(generator, self.folder / GENERATOR_FILE)
+                save_generator(generator, self.folder / names.GENERATOR_FILE)
             case Baselines():
                 self._quality = {**dataclasses.asdict(event), "evaluations": []}
-                self._write_quality()
-            case Evaluated(epoch, scores, class_shares):
-                self._quality["evaluations"].append(
-                    {"epoch": epoch, "scores": scores, "class_shares": class_shares.tolist()}
-                )
-                self._write_quality()
-            case Diagnosis():
-                self._diagnosis = event
-                self._quality.update(_health(event))
-                self._write_quality()
+            case Evaluated(epoch, scores, shares):
+                found = {"epoch": epoch, "scores": scores, "class_shares": shares.tolist()}
+                self._quality["evaluations"].append(found)
+            case Diagnosis(health, reason, epoch):
+                self._health = {"health": health, "health_reason": reason, "health_since_epoch": epoch}
+                self._quality.update(self._health)
+        if isinstance(event, Baselines | Evaluated | Diagnosis):
+            self._write_json(names.QUALITY_FILE, self._quality)
 
     def behind(self) -> float:
         """Nothing waits: files are written at once."""
@@ -99,30 +84,23 @@ class RunFolder:
 
     def close(self, status: str, reason: str = "", trace: str = "") -> None:
         """Write the losses of every iteration as arrays and as a figure; how the run ended; its traceback."""
-        ending = {
-            "status": status,
-            **({"failure_reason": reason} if reason else {}),
-            **(_health(self._diagnosis) if self._diagnosis else {}),
-        }
-        write_whole(self.folder / STATUS_FILE, json.dumps(ending, indent=2).encode())
+        why = {"failure_reason": reason} if reason else {}
+        self._write_json(STATUS_FILE, {"status": status, **why, **self._health})
         if self._epochs:
-            arrays = io.BytesIO()
-            np.savez_compressed(
-                arrays,
-                discriminator=np.stack([epoch.discriminator_losses for epoch in self._epochs]),
-                generator=np.stack([epoch.generator_losses for epoch in self._epochs]),
-            )
-            write_whole(self.folder / LOSSES_ARRAYS, arrays.getvalue())
-            picture = io.BytesIO()
+            D_losses = np.stack([epoch.discriminator_losses for epoch in self._epochs])
+            G_losses = np.stack([epoch.generator_losses for epoch in self._epochs])
+            arrays, picture = io.BytesIO(), io.BytesIO()
+            np.savez_compressed(arrays, discriminator=D_losses, generator=G_losses)  # each epochs × iterations
+            write_whole(self.folder / names.LOSSES_ARRAYS, arrays.getvalue())
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name may have emojis in it
                 plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
-            write_whole(self.folder / LOSSES_PICTURE, picture.getvalue())
+            write_whole(self.folder / names.LOSSES_PICTURE, picture.getvalue())
         if trace:
-            write_whole(self.folder / TRACEBACK_FILE, trace.encode())
+            write_whole(self.folder / names.TRACEBACK_FILE, trace.encode())
 
-    def _write_quality(self) -> None:
-        write_whole(self.folder / QUALITY_FILE, json.dumps(self._quality, indent=2).encode())
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_whole(self.folder / name, json.dumps(content, indent=2).encode())
 
 
 def check_output(folder: Path, config: RunConfig) -> None:
@@ -130,28 +108,28 @@ def check_output(folder: Path, config: RunConfig) -> None:
     try:
         # A run that is killed at its very beginning leaves its checkpoints' folder, or a file half written.
         taken = folder.exists() and any(
-            path.name != CHECKPOINTS and not path.name.startswith(f".{CONFIG_FILE}.") for path in folder.iterdir()
+            path.name != CHECKPOINTS and not path.name.startswith(f".{names.CONFIG_FILE}.") for path in folder.iterdir()
         )
     except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error}") from error
-    if taken and not _was_cut_off(folder, _settings(config)):
+        raise _unwritable(folder, error) from error
+    if taken and not _was_cut_off(folder, config):
         raise UserError(f"the output folder {folder} is not empty: choose another")
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to the output folder {folder}: {error}")
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     return {**dataclasses.asdict(config), "config_hash": config.config_hash}
 
 
-def _was_cut_off(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder has a run of these settings in it that has not finished."""
+def _was_cut_off(folder: Path, config: RunConfig) -> bool:
+    """Whether the folder has a run of this config in it that has not finished."""
     try:
-        if json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) != settings:
+        if json.loads((folder / names.CONFIG_FILE).read_text(encoding="utf-8")) != _settings(config):
             return False
         status = folder / STATUS_FILE
         return not status.exists() or json.loads(status.read_text(encoding="utf-8"))["status"] != "FINISHED"
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-
-
-def _health(found: Diagnosis) -> dict[str, str | int]:
-    return {"health": found.health, "health_reason": found.reason, "health_since_epoch": found.epoch}

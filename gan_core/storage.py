@@ -25,8 +25,12 @@ def storage_path(text: str) -> "StoragePath":
         return expanded(Path(text))
     if text.startswith("file://"):
         return Path(text.removeprefix("file://")).absolute()
-    scheme = _checked_scheme(text)
-    return ObjectPath(text, use_listings_cache=False, **_time_limits(scheme))
+    _check_uri(text)
+    options: dict[str, Any] = {}
+    if text.startswith("s3:"):  # one request must not wait for minutes
+        times = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}
+        options = {"config_kwargs": times}  # made anew each time: botocore changes what it is given
+    return ObjectPath(text, use_listings_cache=False, **options)
 
 
 def checkpoint_folder(given: str | None, store_file: Path | None) -> "StoragePath":
@@ -82,7 +86,7 @@ class ObjectPath(ProxyUPath):
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is an object of this path, or any below it."""
-        return _as_os_error(super().exists)
+        return once(super().exists)
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: an object needs no folder."""
@@ -108,24 +112,16 @@ class ObjectPath(ProxyUPath):
         OSError, because callers take an OSError for damage and delete the file.
         """
         try:
-            return _repeated(self.read_once)
+            return bytes(_repeated(lambda: self.fs.cat_file(self.path)))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise RuntimeError(f"{self} cannot be read: {error}") from error
 
-    def read_once(self) -> bytes:
-        """The object's content, with one attempt. Raises OSError."""
-        return bytes(_as_os_error(super().read_bytes))
-
     def write_bytes(self, data: bytes) -> int:
         """Write the object."""
-        return _repeated(lambda: self.write_once(data))
-
-    def write_once(self, data: bytes) -> int:
-        """Write the object, with one attempt. Raises OSError."""
         # Not super().write_bytes, which opens a file: one request is enough.
-        _as_os_error(lambda: self.fs.pipe_file(self.path, data))
+        _repeated(lambda: self.fs.pipe_file(self.path, data))
         return len(data)
 
     def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
@@ -138,21 +134,20 @@ class ObjectPath(ProxyUPath):
             raise FileNotFoundError(str(self))
         # Not super().unlink, which takes a * or [ of the path for a pattern and removes all that match.
         with suppress(FileNotFoundError):
-            _as_os_error(lambda: self.fs.rm_file(self.path))
+            once(lambda: self.fs.rm_file(self.path))
 
 
 StoragePath = Path | ObjectPath
 
 
-def _checked_scheme(uri: str) -> str:
-    """The URI's scheme. Raises UserError if it names no object store that can be used, or holds a key."""
+def _check_uri(uri: str) -> None:
+    """Raise UserError if the URI names no object store that can be used, or holds a key."""
     parts = urlsplit(uri)
-    if parts.scheme not in PACKAGES or not parts.netloc:
-        raise UserError(
-            f"checkpoints can be kept in a folder, or under {', '.join(f'{scheme}://' for scheme in PACKAGES)}"
-            f"BUCKET/PATH; got {parts.scheme}://…"
-        )
-    if "@" in parts.netloc and parts.scheme != "abfs":  # abfs://CONTAINER@ACCOUNT… has no key there
+    scheme = parts.scheme
+    if scheme not in PACKAGES or not parts.netloc:
+        known = ", ".join(f"{one}://" for one in PACKAGES)
+        raise UserError(f"checkpoints can be kept in a folder, or under {known}BUCKET/PATH; got {scheme}://…")
+    if "@" in parts.netloc and scheme != "abfs":  # abfs://CONTAINER@ACCOUNT… has no key there
         raise UserError(
             "a checkpoint URI should hold no keys, because it is shown and stored. Give them in the "
             "environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -162,22 +157,11 @@ def _checked_scheme(uri: str) -> str:
             "a checkpoint URI should end with its path. The address of a server of your own goes into the "
             "environment, as AWS_ENDPOINT_URL"
         )
-    package = PACKAGES[parts.scheme]
-    if not find_spec(package):
-        raise UserError(f"{parts.scheme}:// needs a package that is not installed: pip install {package}")
-    return parts.scheme
+    if not find_spec(PACKAGES[scheme]):
+        raise UserError(f"{scheme}:// needs a package that is not installed: pip install {PACKAGES[scheme]}")
 
 
-def _time_limits(scheme: str) -> dict[str, Any]:
-    """Options that keep one request from waiting for minutes."""
-    # A new dict each time: botocore changes the one that it is given.
-    if scheme == "s3":
-        retries = {"max_attempts": 1}
-        return {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": retries}}
-    return {}
-
-
-def _as_os_error(request: Callable[[], T]) -> T:
+def once(request: Callable[[], T]) -> T:
     """The request's answer. Raises OSError, whatever the store's own library raises."""
     try:
         return request()
@@ -196,7 +180,7 @@ def _repeated(request: Callable[[], T]) -> T:
         wait=wait_random_exponential(multiplier=0.2, max=5),
         stop=stop_after_delay(PATIENCE),
         reraise=True,
-    )(lambda: _as_os_error(request))
+    )(lambda: once(request))
 
 
 def _is_lasting(error: OSError) -> bool:

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.cli import OK, RUN_FAILED
+from gan_core.cli import OK, RUN_FAILED, LiveView
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
-from gan_core.live import LiveView
 from gan_core.locks import lock_tag
 from gan_core.run import Outcome
-from gan_core.tracking.queries import MlflowClient, settle_stale
-from gan_core.tracking.store import brief, prepare_store, redact
+from gan_core.tracking.store import brief, prepare_store, redact, settle_stale
 from sweeps.cluster import Needs
 from sweeps.compat import view_address, write_view
 from sweeps.plan import Plan

@@ -10,13 +10,13 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
+from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
 from gan_core import metric_names as names
 from gan_core.errors import UserError
 from gan_core.networks import SIDE, load_generator
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import redact
 from gan_core.training import fixed_noise
 from sweeps.runs import Sweep, children

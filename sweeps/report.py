@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from gan_core.cli import OK, OneLineParser, add_store, run_command
 from gan_core.errors import UserError
+from gan_core.tracking.store import brief, redact, resolve_uri
 
 if TYPE_CHECKING:
-    from gan_core.tracking.queries import MlflowClient
+    from mlflow import MlflowClient
+
     from sweeps.comparison import Comparison
 
 PROGRAM = "report.py"
@@ -21,10 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the report; the exit code."""
     args = _parser().parse_args(argv)
     # Only now: MLflow, matplotlib and the statistics take seconds to import.
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
-
-    from gan_core.tracking.queries import MlflowClient
-    from gan_core.tracking.store import brief, redact, resolve_uri
 
     uri = resolve_uri(args.tracking_uri)
     _require_store(uri)

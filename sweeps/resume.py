@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -14,8 +15,7 @@ from gan_core.errors import UserError
 from gan_core.locks import liveness
 from gan_core.networks import training_cost
 from gan_core.storage import StoragePath
-from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, newest
-from gan_core.tracking.store import brief, is_new, redact
+from gan_core.tracking.store import UNFINISHED, brief, children_of, is_new, newest, redact
 from sweeps.grid import GridRun
 from sweeps.plan import LENGTH, Plan, render
 from sweeps.runs import KIND, Sweep

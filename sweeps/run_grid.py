@@ -13,12 +13,12 @@ from rich.console import Console
 from gan_core.cli import (
     OK,
     OneLineParser,
-    add_checkpoint_dir,
-    add_data_dir,
     add_fields,
+    add_folders,
     add_run_options,
     add_store,
     given,
+    plain_console,
     run_command,
     without_garbage_collection,
 )
@@ -26,7 +26,6 @@ from gan_core.config import RunConfig, parse_value
 from gan_core.data import fetch_images
 from gan_core.errors import UserError
 from gan_core.evaluation import has_classifier
-from gan_core.live import plain_console
 from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
 from sweeps.grid import AxesWhen, Grid, Values, checked, parse_axis, read_sweep_file
 from sweeps.plan import Plan, WorkerOptions, describe_plan, locked, make_plan
@@ -197,8 +196,7 @@ def _parser() -> OneLineParser:
     )  # fmt: skip
     place = parser.add_argument_group("where it runs")
     add_fields(place, WorkerOptions)
-    add_data_dir(place)
-    add_checkpoint_dir(place)
+    add_folders(place)
     place.add_argument(
         "--address", metavar="HOST:PORT", help="an existing Ray cluster to run on (default: this machine)"
     )

@@ -5,18 +5,12 @@ from typing import NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 
 from gan_core import metric_names as names
-from gan_core.compat import GIT_COMMIT_TAG
-from gan_core.tracking.queries import (
-    UNFINISHED,
-    MlflowClient,
-    children_of,
-    context_tags,
-    create_run,
-    end_run,
-)
+from gan_core.compat import GIT_COMMIT_TAG, context_tags
+from gan_core.tracking.store import UNFINISHED, children_of, create_run, end_run
 from sweeps.grid import SEED, Grid, GridRun, Setting, sweep_text, text_of
 from sweeps.plan import LENGTH, Plan
 

@@ -149,7 +149,7 @@ class _Reporter:
             self._last_report = time.monotonic()
             self._reports.put({"progress": dataclasses.asdict(progress)})
 
-    def say(self, text: str) -> None:
+    def say(self, run: str, text: str) -> None:
         self._reports.put({"said": text})
 
     def close(self) -> None:

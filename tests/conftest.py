@@ -138,7 +138,7 @@ class Watcher:
         self.seen.append(progress)
         self.on_epoch(progress)
 
-    def say(self, text):
+    def say(self, run, text):
         self.said.append(text)
 
     def should_stop(self):

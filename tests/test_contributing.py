@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from gan_core import metric_names
 from gan_core.architectures import NETWORKS
 from gan_core.data import DATASETS
 from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison import SweepRecord, compare, report_files
 from sweeps.comparison.records import RunRecord
 

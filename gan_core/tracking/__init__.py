@@ -1,1 +1,15 @@
-"""A run and its record in MLflow, which nothing else in this package knows."""
+"""A run and its record in MLflow, which nothing else in this package knows. MLflow is set up here, not imported."""
+
+import os
+
+from gan_core.compat import quiet_mlflow
+
+# Read when MLflow is imported: it sends usage data unless told not to.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# The tracker repeats failed requests itself. A request that MLflow repeats for minutes could not be ended.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+# The client of a server prints two lines for each run that ends, into the live view.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+quiet_mlflow()

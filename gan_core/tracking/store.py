@@ -1,4 +1,4 @@
-"""The tracking store: its address checked, its schema and experiment made.
+"""The tracking store: its address checked, its schema and experiment made; runs in it found, created and ended.
 
 MLflow takes a second to import and is imported only where it is needed: most mistakes are found without it.
 """
@@ -7,23 +7,30 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from filelock import FileLock
 
-from gan_core.compat import open_database
+from gan_core.compat import context_tags, open_database
+from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.storage import expanded, project_root
+from gan_core.locks import liveness
+from gan_core.metric_names import CONFIG_HASH, FAILURE_REASON, LOCK, PARENT
+from gan_core.storage import StoragePath, expanded, project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 DATABASES = ("postgresql", "mysql", "mssql")
-ANSWER_TIMEOUT = 10  # seconds
+# MLflow's settings while it is found out whether a server answers; in a run it is given more time.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # seconds
 SECRET = re.compile(r"(\w*(?:pass|pwd|token|secret)\w*)=([^&]*)", re.IGNORECASE)  # in a URI's query
+UNFINISHED = ("SCHEDULED", "RUNNING")
+GONE = "interrupted: its process is gone"
 
 
 def resolve_uri(given: str | None) -> str:
@@ -46,13 +53,8 @@ def resolve_uri(given: str | None) -> str:
             raise UserError(f"the store {text} names no file; give sqlite:////absolute/path.db")
     elif scheme in ("", "file") or (Path(text).suffix == ".db" and "://" not in text):
         path = unquote(text.removeprefix("file://").removeprefix("file:"))
-        with _readable(path):
-            folder = Path(path).is_dir() or not Path(path).suffix
-        if folder:
-            raise UserError(
-                f"the store {text} is a folder; MLflow keeps runs in a database: give a file such as "
-                "sqlite:///mlflow.db, or a server's http:// address"
-            )
+        if not Path(path).suffix:
+            raise _no_file(text)
     else:
         raise UserError(
             f"the store {redact(text)} is of no known kind; give sqlite:///FILE, http(s)://HOST:PORT "
@@ -61,12 +63,11 @@ def resolve_uri(given: str | None) -> str:
     return f"sqlite:///{expanded(Path(path))}"
 
 
-@contextmanager
-def _readable(store: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:  # such as a name that is too long
-        raise UserError(f"cannot use the store {store}: {error.strerror}") from error
+def _no_file(store: object) -> UserError:
+    return UserError(
+        f"the store {store} is a folder; MLflow keeps runs in a database: give a file such as "
+        "sqlite:///mlflow.db, or a server's http:// address"
+    )
 
 
 def redact(uri: str) -> str:
@@ -79,21 +80,23 @@ def redact(uri: str) -> str:
 
 def brief(error: BaseException, uri: str) -> str:
     """The error's first line, shortened, with the URI's passwords replaced, since it may quote the URI."""
-    return hide_secrets((str(error) or type(error).__name__).splitlines()[0], uri)[:300]
-
-
-def hide_secrets(text: str, uri: str) -> str:
-    """The text with the URI's passwords replaced, encoded or not."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
     parts = urlsplit(uri)
     for word in (parts.password or "", *(found[2] for found in SECRET.finditer(parts.query))):
         for secret in {word, unquote(word), unquote_plus(word)} - {""}:
             text = text.replace(secret, "***")
-    return text
+    return text[:300]
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite store, of which `resolve_uri` gave the URI; None for another kind of store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def is_new(uri: str) -> bool:
+    """Whether the store is an SQLite file that has yet to be made. Raises OSError."""
+    file = sqlite_file(uri)
+    return file is not None and (not file.exists() or (file.is_file() and file.stat().st_size == 0))
 
 
 def check_store(uri: str) -> None:
@@ -102,64 +105,23 @@ def check_store(uri: str) -> None:
     An SQLite file that does not exist passes if it can be made.
     """
     file = sqlite_file(uri)
-    if file is not None:
-        with _readable(str(file)):
-            _check_file(file)
+    if file is None:
+        _check_server(uri)
         return
-    from gan_core.tracking.queries import MlflowClient
-
-    with _short_timeout():
-        try:
-            MlflowClient(uri).search_experiments(max_results=1)
-        except Exception as error:
-            raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
-
-
-def prepare_store(uri: str, experiment: str) -> str:
-    """Make the store's schema and the experiment if they do not exist; the experiment's id.
-
-    Safe when several processes call it at once, and against a kill. Raises UserError if it fails.
-    """
-    from mlflow.exceptions import MlflowException
-
-    from gan_core.tracking.queries import MlflowClient
-
-    check_store(uri)
-    file = sqlite_file(uri)
     try:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.with_name(f".{file.name}.lock")):
-                if _is_new(file):
-                    _create_sqlite(file)
-                with closing(sqlite3.connect(file, timeout=5)) as database:
-                    # Readers and the writer then do not wait for each other. The file keeps the setting.
-                    database.execute("PRAGMA journal_mode=WAL")
-        return _find_or_create_experiment(MlflowClient(uri), experiment, _artifact_root(file, uri))
-    except (OSError, sqlite3.Error, MlflowException) as error:
-        raise UserError(f"cannot make the store {redact(uri)} ready: {brief(error, uri)}") from error
-
-
-def is_new(uri: str) -> bool:
-    """Whether the store is an SQLite file that has yet to be made."""
-    file = sqlite_file(uri)
-    return file is not None and _is_new(file)
-
-
-def _is_new(file: Path) -> bool:
-    return not file.exists() or (file.is_file() and file.stat().st_size == 0)
-
-
-def _check_file(file: Path) -> None:
-    if not _is_new(file):
-        _check_sqlite(file)
-        return
-    folder = next(folder for folder in file.parents if folder.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"cannot make the store {file}: {folder} is no folder that can be written to")
+        if is_new(uri):
+            folder = next(folder for folder in file.parents if folder.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise UserError(f"cannot make the store {file}: {folder} is no folder that can be written to")
+        else:
+            _check_sqlite(file)
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"cannot use the store {file}: {error.strerror}") from error
 
 
 def _check_sqlite(file: Path) -> None:
+    if file.is_dir():
+        raise _no_file(file)
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -169,46 +131,59 @@ def _check_sqlite(file: Path) -> None:
         raise UserError(f"the store {file} is a database, but not MLflow's (no table {min(missing)}); name another")
 
 
-def _create_sqlite(file: Path) -> None:
-    """Make an empty MLflow database beside `file`, then rename it: a kill leaves no half-made store."""
-    from sqlalchemy.exc import SQLAlchemyError
+def _check_server(uri: str) -> None:
+    from mlflow import MlflowClient
 
-    beside = file.with_name(f".{file.name}.new")
-    beside.unlink(missing_ok=True)
+    before = {name: os.environ[name] for name in IMPATIENT}
+    os.environ.update(IMPATIENT)
     try:
-        with _unsynced():
-            open_database(f"sqlite:///{beside}", _artifact_root(file, "")).engine.dispose()
-    except SQLAlchemyError as error:  # MLflow does not turn it into an error of its own
-        beside.unlink(missing_ok=True)
-        raise sqlite3.OperationalError(str(error)) from error
+        MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:
+        raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
+    finally:
+        os.environ.update(before)
+
+
+def prepare_store(uri: str, experiment: str) -> str:
+    """Make the store's schema and the experiment if they do not exist; the experiment's id.
+
+    Safe when several processes call it at once, and against a kill. Raises UserError if it fails.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    check_store(uri)
+    file = sqlite_file(uri)
+    # Of artifacts: beside an SQLite file, else in the project; a server has its own.
+    folder = None if uri.startswith("http") else ((file.parent if file else project_root()) / "mlruns").as_uri()
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_name(f".{file.name}.lock")):
+                if is_new(uri):
+                    _create_sqlite(file, folder)
+                with closing(sqlite3.connect(file, timeout=5)) as database:
+                    # Readers and the writer then do not wait for each other. The file keeps the setting.
+                    database.execute("PRAGMA journal_mode=WAL")
+        return _find_or_create_experiment(MlflowClient(uri), experiment, folder)
+    except (OSError, sqlite3.Error, MlflowException) as error:
+        raise UserError(f"cannot make the store {redact(uri)} ready: {brief(error, uri)}") from error
+
+
+def _create_sqlite(file: Path, artifact_root: str | None) -> None:
+    """Make an empty MLflow database in memory, write it beside `file`, and rename it.
+
+    A kill leaves no half-made store, and the schema's many changes are not synced to the disk one by one.
+    """
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_bytes(b"")
+    engine = open_database("sqlite://", artifact_root).engine
+    with closing(engine.raw_connection()) as database:
+        database.execute("VACUUM INTO ?", [str(beside)])
+    engine.dispose()
     with beside.open("rb") as written:
         os.fsync(written.fileno())
     beside.replace(file)
-
-
-@contextmanager
-def _unsynced() -> Iterator[None]:
-    """Write databases without a sync for each of the schema's many changes: ten times as fast.
-
-    A new file has nothing to lose. It is synced as a whole before it gets its name.
-    """
-    import sqlalchemy
-
-    def pragma(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", pragma)
-    try:
-        yield
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", pragma)
-
-
-def _artifact_root(file: Path | None, uri: str) -> str | None:
-    """The folder of artifacts: `mlruns` beside an SQLite file, else in the project; None: the server's own."""
-    if uri.startswith("http"):
-        return None
-    return ((file.parent if file else project_root()) / "mlruns").as_uri()
 
 
 def _find_or_create_experiment(client: "MlflowClient", name: str, artifact_root: str | None) -> str:
@@ -230,14 +205,66 @@ def _find_or_create_experiment(client: "MlflowClient", name: str, artifact_root:
     return str(found.experiment_id)
 
 
-@contextmanager
-def _short_timeout() -> Iterator[None]:
-    # MLflow repeats a request to a silent server seven times: right in a run, too long at the start.
-    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_TIMEOUT)}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+def newest(client: "MlflowClient", experiment_id: str, condition: str, page: int = 50) -> "Iterator[Run]":
+    """The experiment's runs that fulfil the condition, a filter of MLflow's search; newest first.
+
+    They are read from the store as they are asked for, `page` at a time.
+    """
+    order, token = ["attributes.start_time DESC"], None
+    while True:
+        found = client.search_runs([experiment_id], condition, max_results=page, order_by=order, page_token=token)
+        yield from found
+        token = found.token
+        if not token:
+            return
+
+
+def children_of(client: "MlflowClient", experiment_id: str, parent_id: str) -> "list[Run]":
+    """The child runs of a parent, oldest first."""
+    return list(newest(client, experiment_id, f"tags.`{PARENT}` = '{parent_id}'", page=1000))[::-1]
+
+
+def settle_stale(client: "MlflowClient", experiment_id: str, checkpoint_dir: StoragePath, ours: str = "") -> list[str]:
+    """Mark as KILLED every unfinished run and sweep of the experiment whose process is dead; their names.
+
+    A process is alive if it holds its lock. Runs whose locks lie outside `checkpoint_dir` are left as they
+    are. `ours`: the tag of a lock that this process itself holds; what it has left unfinished is ended too.
+    """
+    unfinished = [run for each in UNFINISHED for run in newest(client, experiment_id, f"attributes.status = '{each}'")]
+    ended = []
+    for run in unfinished:
+        tag = run.data.tags.get(LOCK)
+        if PARENT in run.data.tags or (tag != ours and liveness(checkpoint_dir, tag) != "dead"):
+            continue
+        children = children_of(client, experiment_id, run.info.run_id)
+        for one in [*(child for child in children if child.info.status in UNFINISHED), run]:
+            end_run(client, one.info.run_id, "KILLED", GONE)
+            ended.append(one.info.run_name)
+    return ended
+
+
+def find_cut_off(client: "MlflowClient", experiment_id: str, name: str, config: RunConfig) -> "Run | None":
+    """The newest run of this name and config, outside sweeps; None if it has finished or does not exist."""
+    for run in newest(client, experiment_id, f"tags.{CONFIG_HASH} = '{config.config_hash}'"):
+        # A run that has no params has not begun: its number of epochs is still open.
+        as_long = run.data.params.get("epochs", str(config.epochs)) == str(config.epochs)
+        if run.info.run_name == name and as_long and PARENT not in run.data.tags:
+            return run if run.info.status in ("KILLED", "FAILED") else None
+    return None
+
+
+def create_run(
+    client: "MlflowClient", experiment_id: str, name: str, config: RunConfig, tags: dict[str, str] | None = None
+) -> str:
+    """Create an MLflow run for `config`, with status SCHEDULED; its id."""
+    every = {**context_tags(), CONFIG_HASH: config.config_hash, **(tags or {})}
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=every).info.run_id)
+    client.update_run(run_id, status="SCHEDULED")
+    return run_id
+
+
+def end_run(client: "MlflowClient", run_id: str, status: str, reason: str = "") -> None:
+    """End the run with a status, and with the reason, if there is one, as a tag."""
+    if reason:
+        client.set_tag(run_id, FAILURE_REASON, reason[:5000])
+    client.set_terminated(run_id, status)

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from uuid import UUID
 
+from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from PIL import Image
@@ -21,23 +22,14 @@ from gan_core import metric_names as names
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Reached, Samples, Trained
-from gan_core.run_folder import RunFolder
-from gan_core.tracking.queries import MlflowClient, end_run
-from gan_core.tracking.store import brief
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Reached, Samples
+from gan_core.run_folder import STATUS_FILE, RunFolder
+from gan_core.tracking.store import brief, end_run
 
 WRITE_INTERVAL = 5.0  # seconds between two writes to the store: each costs as much as 10 training steps
 PATIENCE_KILLED = 5.0  # seconds that `close` tries at most when somebody waits for an interrupted run to end
 SMALL_SLIDE = (256, 256)  # pixels at most
 LASTING_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
-FILES_AT_END = (
-    names.LOSSES_ARRAYS,
-    names.LOSSES_PICTURE,
-    names.METRICS_TABLE,
-    names.CONFIG_FILE,
-    names.QUALITY_FILE,
-    names.TRACEBACK_FILE,
-)
 
 
 class MlflowTracker:
@@ -65,9 +57,7 @@ class MlflowTracker:
         self._closing = threading.Event()
         self._give_up_at = math.inf
         self._error: TrackingError | None = None
-        self._thread = threading.Thread(
-            target=self._write_until_closed, args=(config, data), name="mlflow-writer", daemon=True
-        )
+        self._thread = threading.Thread(target=self._write_until_closed, args=(config, data), daemon=True)
         self._thread.start()
 
     def log(self, event: Event, at: int) -> None:
@@ -99,9 +89,9 @@ class MlflowTracker:
             if self._error:
                 raise self._error
             self._files.close(status, reason, trace)
-            for name in FILES_AT_END:
-                if (self._files.folder / name).exists():
-                    self._upload(name)
+            for path in self._files.folder.iterdir():
+                if path.is_file() and path.name != STATUS_FILE:
+                    self._upload(path.name)
             self._repeat(lambda: end_run(self._client, self._run_id, status, reason))
         except TrackingError:
             raise
@@ -149,12 +139,7 @@ class MlflowTracker:
 
     def _write_queue(self) -> None:
         """Write all queued events: their metrics as one batch, then their files and tags."""
-        queued: list[tuple[Event, int]] = []
-        try:
-            while True:
-                queued.append(self._queue.get_nowait())
-        except Empty:
-            pass
+        queued = [self._queue.get() for _ in range(self._queue.qsize())]  # nobody else takes from it
         metrics = [
             Metric(name, value, at, event.epoch)
             for event, at in queued
@@ -166,28 +151,23 @@ class MlflowTracker:
             self._repeat(lambda: self._client.log_batch(self._run_id, metrics=metrics))
         for event, _ in queued:
             self._files.log(event)
-            self._write_files_and_tags(event)
-
-    def _write_files_and_tags(self, event: Event) -> None:
-        match event:
-            case Samples(epoch):
-                if names.sheet_name(epoch) not in self._paths:
-                    self._upload(names.sheet_name(epoch))
-                self._log_slide(epoch)
-            case Trained():
-                self._upload(names.GENERATOR_FILE)
-            case Baselines():
-                self._tag(
-                    {
-                        names.CLASSIFIER: event.classifier,
-                        names.CLASSIFIER_ACCURACY: str(event.classifier_accuracy),
-                        names.EVALUATION_IMAGES: str(event.n),
-                        names.REAL_BASELINE: json.dumps(event.real_baseline),
-                        names.UNTRAINED_BASELINE: json.dumps(event.untrained_baseline),
-                    }
-                )
-            case Diagnosis(health, reason):
-                self._tag({names.HEALTH: health, names.HEALTH_REASON: reason})
+            match event:
+                case Samples(epoch):
+                    if names.sheet_name(epoch) not in self._paths:
+                        self._upload(names.sheet_name(epoch))
+                    self._log_slide(epoch)
+                case Baselines():
+                    self._tag(
+                        {
+                            names.CLASSIFIER: event.classifier,
+                            names.CLASSIFIER_ACCURACY: str(event.classifier_accuracy),
+                            names.EVALUATION_IMAGES: str(event.n),
+                            names.REAL_BASELINE: json.dumps(event.real_baseline),
+                            names.UNTRAINED_BASELINE: json.dumps(event.untrained_baseline),
+                        }
+                    )
+                case Diagnosis(health, reason):
+                    self._tag({names.HEALTH: health, names.HEALTH_REASON: reason})
 
     def _tag(self, values: dict[str, str]) -> None:
         tags = [RunTag(key, value) for key, value in values.items()]
@@ -223,21 +203,14 @@ class MlflowTracker:
         """
         for attempt in Retrying(
             retry=retry_if_exception(_is_passing),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
+            wait=wait_random_exponential(multiplier=0.2, max=2),  # at most: `close` waits for it
             stop=lambda _: time.monotonic() > self._give_up_at,
-            sleep=self._sleep,
             reraise=True,
         ):
             with attempt:
                 self._waiting_since = self._waiting_since or time.monotonic()
                 write()
                 self._waiting_since = None
-
-    def _sleep(self, seconds: float) -> None:
-        if self._closing.is_set():
-            time.sleep(min(seconds, 1.0))
-        else:
-            self._closing.wait(seconds)
 
     def _failure(self, error: BaseException) -> TrackingError:
         return TrackingError(f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}")

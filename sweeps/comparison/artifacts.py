@@ -12,6 +12,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from PIL import Image
 
 from gan_core import metric_names as names
 from gan_core.plots import SHEET_SCALE
-from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.records import RunRecord
 
 MOST_COLUMNS = 4

@@ -11,13 +11,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 import studies
 from gan_core import metric_names as names
 from gan_core.cli import flag
 from gan_core.config import FIELDS
-from gan_core.tracking.queries import MlflowClient
 from sweeps.comparison.artifacts import Artifacts, Sheet, sheet_of, telling_epochs
 from sweeps.comparison.charts import Picture, contact_sheet, fd_chart, lines_of, loss_chart, losses_overview
 from sweeps.comparison.compare import SCORES, TRAINING, Comparison, Contrast, Setting

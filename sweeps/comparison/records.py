@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
 from gan_core import compat
 from gan_core import metric_names as names
 from gan_core.errors import UserError
-from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, newest
+from gan_core.tracking.store import UNFINISHED, children_of, newest
 from sweeps.runs import commits
 
 # Read point by point. Of every other metric only the last value is read, which comes with the run.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
-from gan_core.live import in_time
+from gan_core.cli import in_time
 from sweeps.comparison.statistics import LEVEL, MOST_SEEDS, POWER, Estimate
 
 NONE = "–"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import MlflowClient
 from gan_core.training import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from gan_core.checkpoint import Checkpoint, CheckpointFolder
 from gan_core.config import RunConfig
 from gan_core.events import EpochEnd, TrainState
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import MlflowClient
 from gan_core.training import train
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +47,7 @@ def test_a_worker_brings_neither_the_terminal_nor_pytorchs_compiler(command):
     assert (done.returncode, done.stderr) == (0, "")
     modules = done.stdout.split()
     assert "gan_core.run" in modules
-    assert not {"rich", "gan_core.live", "torch._dynamo"} & set(modules)
+    assert not {"rich", "gan_core.cli", "torch._dynamo"} & set(modules)
 
 
 def test_all_that_is_checked_first_is_checked_without_what_takes_seconds_to_import(command):

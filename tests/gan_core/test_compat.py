@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from mlflow.utils import mlflow_tags
 from torch.nn.functional import binary_cross_entropy, leaky_relu
 
 from gan_core import compat, metric_names
+from gan_core.compat import context_tags
 from gan_core.config import RunConfig
-from gan_core.tracking.queries import MlflowClient, context_tags, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 
 
 def test_importing_it_imports_neither_mlflow_nor_pytorch(command):
@@ -61,7 +62,7 @@ def test_the_names_of_slides_are_those_that_mlflow_gives(uri, tmp_path):
 
 def test_a_database_error_of_mlflow_is_not_printed_as_well(command, tmp_path):
     code = (
-        "import sys\nfrom gan_core.tracking.queries import MlflowClient\n"
+        "import sys, gan_core.tracking\nfrom mlflow import MlflowClient\n"
         "try: MlflowClient(sys.argv[1]).search_experiments()\nexcept Exception as error: print('raised')"
     )
     (tmp_path / "mlflow.db").write_text("no database")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from gan_core.config import RunConfig, RunOptions
 from gan_core.errors import NonFiniteLossError
@@ -16,8 +17,7 @@ from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Reached, 
 from gan_core.networks import load_generator
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.run import Job, evaluated_training, run
-from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 from gan_core.tracking.tracker import MlflowTracker
 from gan_core.training import fixed_noise, generate, train
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load
 
 from gan_core.checkpoint import CheckpointFolder
@@ -18,8 +19,7 @@ from gan_core.data import ImageSet
 from gan_core.errors import TrackingError, UserError
 from gan_core.run import SNAPSHOT_INTERVAL, TRACEBACK_LINES, Job, run
 from gan_core.run_folder import RunFolder
-from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 from gan_core.tracking.tracker import MlflowTracker
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=6, batch_size=32)

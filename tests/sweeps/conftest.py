@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 from gan_core import metric_names as names
 from gan_core.config import RunConfig
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison.compare import SCORES
 from sweeps.comparison.records import AbsentRun, Classifier, RunRecord, SweepRecord

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import playwright.sync_api as playwright
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from gan_core.metric_names import PARENT, SAMPLES, SETTING
-from gan_core.tracking.queries import MlflowClient
 from sweeps.compat import CURVES, view_address, write_view
 
 CHROMIUM = shutil.which("chromium")

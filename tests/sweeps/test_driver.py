@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
@@ -15,7 +16,6 @@ from gan_core.config import RunConfig, RunOptions
 from gan_core.errors import UserError
 from gan_core.metric_names import LOCK
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from gan_core.training import train
 from sweeps.compat import let_tune_use_waiting_workers

@@ -13,11 +13,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from gan_core.config import RunConfig
 from gan_core.events import EpochEnd
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import MlflowClient
 from gan_core.training import sample_epochs, train
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 
-from gan_core.tracking.queries import MlflowClient
+from mlflow import MlflowClient
+
 from tests.conftest import ROOT
 
 FIELD = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.models import Model
 
@@ -17,8 +18,7 @@ from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.metric_names import GENERATOR_FILE, PARENT
 from gan_core.networks import build_models, load_generator, save_generator
-from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 from sweeps.register import register_best
 from sweeps.resume import Sweep
 from tests.servers import model_server

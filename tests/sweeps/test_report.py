@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from rich.console import Console
 
@@ -11,7 +12,6 @@ from gan_core import metric_names as names
 from gan_core.config import RunOptions
 from gan_core.data import ImageSet
 from gan_core.run import Job, run
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from gan_core.tracking.tracker import MlflowTracker
 from sweeps.comparison import compare, print_summary, read_sweep, report_files, write_overview

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 
 from gan_core.config import RunOptions
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
 from gan_core.metric_names import LOCK
-from gan_core.tracking.queries import MlflowClient, settle_stale
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import prepare_store, settle_stale
 from sweeps.comparison.compare import compare
 from sweeps.comparison.records import read_sweep
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams

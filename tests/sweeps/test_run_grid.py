@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import MlflowClient
 from gan_core.training import fixed_noise
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"

@@ -1,10 +1,11 @@
 """Which commits of the code have trained a run."""
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from gan_core.tracking.queries import MlflowClient, context_tags
+from gan_core.compat import context_tags
 from gan_core.tracking.store import prepare_store
 from sweeps.runs import add_commit, commits
 

@@ -4,17 +4,12 @@ import shutil
 
 import pytest
 from filelock import FileLock
+from mlflow import MlflowClient
 
 from gan_core.config import RunConfig
 from gan_core.locks import liveness, lock_tag
 from gan_core.metric_names import LOCK, PARENT
-from gan_core.tracking.queries import (
-    MlflowClient,
-    create_run,
-    find_cut_off,
-    settle_stale,
-)
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, find_cut_off, prepare_store, settle_stale
 
 CONFIG = RunConfig(dataset="digits", epochs=3)
 LOCK_FILE = "0123456789abcdef" * 2 + "/lock"

@@ -4,10 +4,10 @@ import sys
 from contextlib import closing
 
 import pytest
+from mlflow import MlflowClient
 
 from gan_core.errors import UserError
 from gan_core.storage import project_root
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import check_store, prepare_store, redact, resolve_uri, sqlite_file
 
 

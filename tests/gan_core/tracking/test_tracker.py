@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
@@ -17,8 +18,7 @@ from gan_core.evaluation.scores import SCORES
 from gan_core.events import EpochEnd
 from gan_core.networks import load_generator
 from gan_core.run import Job, Outcome, run
-from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.store import create_run, prepare_store
 from gan_core.tracking.tracker import MlflowTracker
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=6, batch_size=32)
@@ -158,9 +158,9 @@ import numpy as np
 from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.events import EpochEnd
-from gan_core.tracking.queries import MlflowClient
+from mlflow import MlflowClient
 from gan_core.tracking.tracker import MlflowTracker
-from gan_core.tracking.queries import create_run
+from gan_core.tracking.store import create_run
 config, data = RunConfig(dataset="digits"), load_images("digits")
 one = np.full(4, 0.5, np.float32)
 def log(number):

@@ -7,11 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from gan_core import metric_names as names
 from gan_core.cli import exit_code
-from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
 from sweeps.comparison.records import HISTORIES, ask_database, ask_server

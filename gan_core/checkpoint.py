@@ -66,7 +66,6 @@ class CheckpointFolder:
     @contextmanager
     def locked(self, patience: float = LOCK_PATIENCE) -> Iterator[None]:
         """Be the one process that trains the run; a lock ends with its process. Raises UserError if taken."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with hold(self.folder / "lock", patience):
                 yield
@@ -75,9 +74,8 @@ class CheckpointFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write it whole or not at all, then remove all but the last KEPT. Raises OSError."""
-        content = encode(checkpoint, self.config)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}", content)
+        file = self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}"
+        write_whole(file, encode(checkpoint, self.config))
         self.prune(KEPT)
 
     def prune(self, kept: int) -> None:
@@ -108,7 +106,6 @@ class CheckpointFolder:
         if _newest_first(self.folder):
             return
         for path in _newest_first(other)[::-1]:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / path.name, path.read_bytes())
 
 

@@ -1,15 +1,13 @@
 """What the commands share: flags from records of settings, the live view, one-line errors, exit codes, signals."""
 
 import argparse
-import gc
 import io
 import signal
 import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self, cast
@@ -121,7 +119,9 @@ def add_folders(parser: Flags) -> None:
 def check_name(what: str, name: str) -> str:
     """The name, if it can stand in a table and a store; else UserError."""
     if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise UserError(f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)")
+        raise UserError(
+            f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)"
+        )
     return name
 
 
@@ -131,10 +131,7 @@ def plain_console() -> Console:
 
 
 class LiveView:
-    """Shows runs: a calm table in a terminal, now and then a plain line elsewhere. A context manager.
-
-    It can watch a single run as that run's Observer.
-    """
+    """Shows runs: a calm table in a terminal, now and then a plain line elsewhere; can be a run's Observer."""
 
     def __init__(self, epochs: Mapping[str, int], console: Console | None = None) -> None:
         """`epochs`: the length of each run, by its name."""
@@ -142,10 +139,12 @@ class LiveView:
         self._left = dict(epochs)  # epochs still to train
         self._running: dict[str, Progress] = {}
         self._ended: set[str] = set()
-        self._trained = 0
-        self._first: tuple[float, int] | None = None  # when the first epoch ended: start-up is not speed
+        self._first: float | None = None  # when the first epoch ended: start-up is not speed
+        self._trained = 0  # epochs since then
         self._said = self._started = time.monotonic()
-        self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
+        self._live = Live(
+            get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True
+        )
 
     def __enter__(self) -> Self:
         """Take over the terminal's last lines, if there is one."""
@@ -162,13 +161,15 @@ class LiveView:
         left = progress.epochs - progress.epoch
         if progress.run not in self._running:
             self._left[progress.run] = progress.epochs - progress.resumed
-        self._trained += self._left[progress.run] - left
+        if self._first is None:
+            self._first = time.monotonic()
+        else:
+            self._trained += self._left[progress.run] - left
         self._left[progress.run] = left
-        self._first = self._first or (time.monotonic(), self._trained)
         self._running[progress.run] = progress
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_INTERVAL:
-            lines = [f"{name} {_in_words(last)}" for name, last in self._running.items()]
-            self._say(" · ".join([self._summary(), *lines]))
+            runs = [" ".join([name, *_figures(last)]) for name, last in self._running.items()]
+            self._say(" · ".join([self._summary(), *runs]))
 
     def end(self, run: str, status: str, reason: str = "", health: str = "") -> None:
         """A run has ended."""
@@ -176,7 +177,7 @@ class LiveView:
         self._left[run] = 0
         self._ended.add(run)
         found = f" ({health})" if health else ""
-        figures = f" · {_in_words(last)}" if last else ""
+        figures = f" · {' '.join(_figures(last))}" if last else ""
         self._say(f"{run} {status}{found}{figures}{': ' + reason if reason else ''} · {self._summary()}")
 
     def say(self, run: str, text: str) -> None:
@@ -197,41 +198,25 @@ class LiveView:
         return done if left is None else f"{done}, {in_time(left)} left"
 
     def _seconds_left(self) -> float | None:
-        """From the epochs since the first one: what went before them was start-up."""
-        if self._first is None or self._trained <= self._first[1]:
+        if self._first is None or not self._trained:
             return None
-        since, before = self._first
-        return sum(self._left.values()) * (time.monotonic() - since) / (self._trained - before)
+        return sum(self._left.values()) * (time.monotonic() - self._first) / self._trained
 
     def _table(self) -> Group:
-        elapsed = in_time(time.monotonic() - self._started)
-        head = Text(f"{self._summary()} · {elapsed} so far", style="bold")
+        head = Text(f"{self._summary()} · {in_time(time.monotonic() - self._started)} so far", style="bold")
         if not self._running:
             return Group(head, Text("starting …", style="dim"))
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("run", min_width=14, no_wrap=True)
-        for column in ("epoch", "loss D", "loss G", "images/s"):
-            table.add_column(column, justify="right", min_width=8, no_wrap=True)
-        table.add_column("")
+        table = Table.grid(padding=(0, 2, 0, 0))
         for name, last in sorted(self._running.items()):
-            table.add_row(name, *_figures(last), _lateness(last))
+            table.add_row(name, *_figures(last))
         return Group(head, table)
 
 
 def _figures(last: Progress) -> list[str]:
-    """Epoch, the losses of D and of G, images per second."""
-    losses = [f"{loss:.3f}" for loss in (last.discriminator_loss, last.generator_loss)]
-    return [f"{last.epoch}/{last.epochs}", *losses, f"{last.images_per_second:,.0f}"]
-
-
-def _in_words(last: Progress) -> str:
-    epoch, D_loss, G_loss, speed = _figures(last)
-    late = _lateness(last)
-    return f"epoch {epoch} D {D_loss} G {G_loss} {speed} images/s{late and ', ' + late}"
-
-
-def _lateness(last: Progress) -> str:
-    return f"logging is {in_time(last.behind)} behind" if last.behind >= LATE else ""
+    """Epoch, losses, speed, and how far logging is behind, where it is."""
+    losses = [f"D {last.discriminator_loss:.3f}", f"G {last.generator_loss:.3f}"]
+    late = [f"(logging is {in_time(last.behind)} behind)"] if last.behind >= LATE else []
+    return [f"epoch {last.epoch}/{last.epochs}", *losses, f"{last.images_per_second:,.0f} images/s", *late]
 
 
 def in_time(seconds: float) -> str:
@@ -278,18 +263,3 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage within the block, nor later among what it has made.
-
-    Importing PyTorch, Ray and MLflow makes a million objects, none of them garbage: the search is a quarter
-    of the time that it takes.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -6,7 +6,6 @@ MLflow nor PyTorch.
 """
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -21,14 +20,6 @@ GIT_COMMIT_TAG = "mlflow.source.git.commit"  # among `context_tags`
 # The folder of the image slider, and the endings of its two files of a step: the image and a small copy.
 SLIDES = "images"
 SLIDE_ENDINGS = (".png", "+compressed.webp")
-
-
-def quiet_mlflow() -> None:
-    """Keep MLflow and its database library from writing to the terminal, where errors are one line."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # It logs each database error with its traceback. The error is also raised, and its catcher says it.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def open_database(uri: str, artifact_root: str | None = None) -> Any:

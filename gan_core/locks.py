@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from gan_core.storage import ObjectPath, StoragePath, once, write_whole
+from gan_core.storage import ObjectPath, StoragePath, attempt, write_whole
 
 # Anybody can write a tag into the store: only a file of one of these names is ever opened because of a tag.
 LOCK_TAG_VALUE = re.compile(r"([0-9a-f]{32})/(sweep-[0-9a-f]{16}\.lock|[0-9a-f]{32}/lock)")
@@ -35,7 +35,6 @@ WATCHED = 1.0  # from one reading to the next
 def lock_tag(checkpoint_dir: StoragePath, lock: str) -> str:
     """The tag of a run whose process holds the lock file `lock` of `checkpoint_dir`. Raises OSError."""
     if not isinstance(checkpoint_dir, ObjectPath):
-        checkpoint_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(checkpoint_dir / f".{IDENTITY}.lock"):
             if not _identity(checkpoint_dir):
                 write_whole(checkpoint_dir / IDENTITY, uuid4().hex.encode())
@@ -160,12 +159,12 @@ def _renew(lease: ObjectPath, owner: str, ended: threading.Event) -> None:
 
 def _write(lease: ObjectPath, owner: str, count: int) -> None:
     """With one attempt: a write that is repeated would take longer than SETTLED. Raises OSError."""
-    once(lambda: lease.fs.pipe_file(lease.path, f"{owner} {count}".encode()))
+    attempt(lambda: lease.fs.pipe_file(lease.path, f"{owner} {count}".encode()))
 
 
 def _read(lease: ObjectPath) -> str:
     """The lease's content, owner and count, with one attempt; empty if there is none. Raises OSError."""
     try:
-        return bytes(once(lambda: lease.fs.cat_file(lease.path))).decode(errors="replace")
+        return bytes(attempt(lambda: lease.fs.cat_file(lease.path))).decode(errors="replace")
     except FileNotFoundError:
         return ""

@@ -41,10 +41,8 @@ class RunFolder:
         self._quality: dict[str, Any] = {}
         self._health: dict[str, str | int] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             # First: by this file a run that is cut off right after is known.
             self._write_json(names.CONFIG_FILE, _settings(config))
-            (folder / names.SAMPLES).mkdir(exist_ok=True)
             for name in (names.METRICS_TABLE, STATUS_FILE):
                 (folder / name).unlink(missing_ok=True)  # a resumed run replays its events from the first epoch on
         except OSError as error:

@@ -43,10 +43,14 @@ def checkpoint_folder(given: str | None, store_file: Path | None) -> "StoragePat
 
 
 def write_whole(file: "StoragePath", content: bytes) -> None:
-    """Write the file so that a reader finds all of it or nothing, also after a kill. Raises OSError."""
+    """Write the file so that a reader finds all of it or nothing, also after a kill; its folder is made if need be.
+
+    Raises OSError.
+    """
     if isinstance(file, ObjectPath):
         file.write_bytes(content)  # an object appears only once all of it has arrived
         return
+    file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         beside.write_bytes(content)
@@ -86,10 +90,7 @@ class ObjectPath(ProxyUPath):
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is an object of this path, or any below it."""
-        return once(super().exists)
-
-    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: an object needs no folder."""
+        return attempt(super().exists)
 
     def glob(
         self, pattern: str, *, case_sensitive: bool | None = None, recurse_symlinks: bool = False
@@ -97,7 +98,7 @@ class ObjectPath(ProxyUPath):
         """The objects directly below this path whose names match the pattern."""
         # universal_pathlib's own glob would also take a * or [ of the folder's name for a pattern.
         try:
-            found = _repeated(lambda: self.fs.ls(self.path, detail=True, refresh=True))
+            found = attempt(lambda: self.fs.ls(self.path, detail=True, refresh=True), PATIENCE)
         except FileNotFoundError:
             return
         for info in found:
@@ -112,7 +113,7 @@ class ObjectPath(ProxyUPath):
         OSError, because callers take an OSError for damage and delete the file.
         """
         try:
-            return bytes(_repeated(lambda: self.fs.cat_file(self.path)))
+            return bytes(attempt(lambda: self.fs.cat_file(self.path), PATIENCE))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -121,20 +122,14 @@ class ObjectPath(ProxyUPath):
     def write_bytes(self, data: bytes) -> int:
         """Write the object."""
         # Not super().write_bytes, which opens a file: one request is enough.
-        _repeated(lambda: self.fs.pipe_file(self.path, data))
+        attempt(lambda: self.fs.pipe_file(self.path, data), PATIENCE)
         return len(data)
 
-    def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
-        """Write an empty object."""
-        self.write_bytes(b"")
-
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the object."""
-        if not missing_ok and not self.exists():
-            raise FileNotFoundError(str(self))
+        """Remove the object, if there is one."""
         # Not super().unlink, which takes a * or [ of the path for a pattern and removes all that match.
         with suppress(FileNotFoundError):
-            once(lambda: self.fs.rm_file(self.path))
+            attempt(lambda: self.fs.rm_file(self.path))
 
 
 StoragePath = Path | ObjectPath
@@ -161,27 +156,29 @@ def _check_uri(uri: str) -> None:
         raise UserError(f"{scheme}:// needs a package that is not installed: pip install {PACKAGES[scheme]}")
 
 
-def once(request: Callable[[], T]) -> T:
-    """The request's answer. Raises OSError, whatever the store's own library raises."""
-    try:
-        return request()
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
+def attempt(request: Callable[[], T], patience: float = 0.0) -> T:
+    """The request's answer; one that fails is repeated for `patience` seconds.
 
-
-def _repeated(request: Callable[[], T]) -> T:
-    """The request's answer; a request that fails is repeated for PATIENCE seconds. Raises OSError."""
+    Raises OSError, whatever the store's own library raises.
+    """
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+    def made() -> T:
+        try:
+            return request()
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
     return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, OSError) and not _is_lasting(error)),
+        retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=0.2, max=5),
-        stop=stop_after_delay(PATIENCE),
+        stop=stop_after_delay(patience),
         reraise=True,
-    )(lambda: once(request))
+    )(made)
 
 
-def _is_lasting(error: OSError) -> bool:
-    return isinstance(error, FileNotFoundError | PermissionError) or "NoCredentials" in str(error)
+def _may_pass(error: BaseException) -> bool:
+    lasting = isinstance(error, FileNotFoundError | PermissionError) or "NoCredentials" in str(error)
+    return isinstance(error, OSError) and not lasting

@@ -18,7 +18,7 @@ from gan_core.evaluation.baselines import Reference
 from gan_core.events import Progress
 from gan_core.locks import was_released
 from gan_core.run import Outcome
-from gan_core.storage import ObjectPath, StoragePath
+from gan_core.storage import ObjectPath, StoragePath, write_whole
 from sweeps.cluster import Needs
 from sweeps.plan import Plan
 from sweeps.resume import Step
@@ -47,7 +47,7 @@ def stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        stop_file.touch()
+        write_whole(stop_file, b"")
         distant = isinstance(stop_file, ObjectPath)
         until = time.monotonic() + STOP_PATIENCE + DISTANCE * distant
         locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]

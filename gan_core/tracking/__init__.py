@@ -1,8 +1,7 @@
 """A run and its record in MLflow, which nothing else in this package knows. MLflow is set up here, not imported."""
 
+import logging
 import os
-
-from gan_core.compat import quiet_mlflow
 
 # Read when MLflow is imported: it sends usage data unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -12,4 +11,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 # The client of a server prints two lines for each run that ends, into the live view.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-quiet_mlflow()
+# Errors are one line on the terminal, where MLflow and its database library write no more than warnings. An error of
+# the database is raised as well as logged with its traceback, and its catcher says it.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -106,7 +106,16 @@ def check_store(uri: str) -> None:
     """
     file = sqlite_file(uri)
     if file is None:
-        _check_server(uri)
+        from mlflow import MlflowClient
+
+        before = {name: os.environ[name] for name in IMPATIENT}
+        os.environ.update(IMPATIENT)
+        try:
+            MlflowClient(uri).search_experiments(max_results=1)
+        except Exception as error:
+            raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
+        finally:
+            os.environ.update(before)
         return
     try:
         if is_new(uri):
@@ -129,19 +138,6 @@ def _check_sqlite(file: Path) -> None:
         raise UserError(f"the store {file} cannot be read as an MLflow database ({error}); name another") from error
     if missing := {"experiments", "runs", "metrics", "alembic_version"} - {row[0] for row in rows}:
         raise UserError(f"the store {file} is a database, but not MLflow's (no table {min(missing)}); name another")
-
-
-def _check_server(uri: str) -> None:
-    from mlflow import MlflowClient
-
-    before = {name: os.environ[name] for name in IMPATIENT}
-    os.environ.update(IMPATIENT)
-    try:
-        MlflowClient(uri).search_experiments(max_results=1)
-    except Exception as error:
-        raise UserError(f"cannot use the store {redact(uri)}: {brief(error, uri)}") from error
-    finally:
-        os.environ.update(before)
 
 
 def prepare_store(uri: str, experiment: str) -> str:

@@ -1,9 +1,14 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
+from gan_core.config import RunConfig
+from gan_core.run import Job, Outcome, run
 from gan_core.storage import StoragePath, storage_path
+from gan_core.tracking.store import create_run, prepare_store
+from gan_core.tracking.tracker import MlflowTracker
 from tests.servers import object_store
 
 
@@ -11,6 +16,32 @@ from tests.servers import object_store
 def object_store_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with object_store(tmp_path_factory.mktemp("s3")) as environment:
         yield environment
+
+
+@pytest.fixture
+def experiment(uri: str) -> str:
+    return prepare_store(uri, "grid")
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(uri)
+
+
+@pytest.fixture
+def new_run(client: MlflowClient, experiment: str) -> Callable[[RunConfig], str]:
+    """Create an MLflow run of a config; its id."""
+    return lambda config: create_run(client, experiment, "a", config)
+
+
+@pytest.fixture
+def track(uri: str, watcher) -> Callable[..., Outcome]:
+    """Train a job, logged to an MLflow run that is there."""
+
+    def log(job: Job, run_id: str, observer=None) -> Outcome:
+        return run(job, MlflowTracker(uri, run_id, job.config, job.data, job.name), observer or watcher())
+
+    return log
 
 
 @pytest.fixture

@@ -7,14 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 from mlflow.utils import mlflow_tags
 from torch.nn.functional import binary_cross_entropy, leaky_relu
 
 from gan_core import compat, metric_names
-from gan_core.compat import context_tags
 from gan_core.config import RunConfig
-from gan_core.tracking.store import create_run, prepare_store
 
 
 def test_importing_it_imports_neither_mlflow_nor_pytorch(command):
@@ -31,16 +28,13 @@ def test_tags_are_mlflows():
 def test_context_tags_say_who_and_from_which_commit():
     tags = compat.context_tags()
     assert tags["mlflow.user"]
-    assert context_tags() == tags
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     assert tags.get(compat.GIT_COMMIT_TAG, "") in (head.strip(), "")
 
 
-def test_a_database_gives_the_histories_of_many_runs(uri, tmp_path):
+def test_a_database_gives_the_histories_of_many_runs(uri, client, new_run, tmp_path):
     store = compat.open_database(uri, str(tmp_path / "mlruns"))
-    client = MlflowClient(uri)
-    experiment = prepare_store(uri, "grid")
-    runs = [create_run(client, experiment, name, RunConfig()) for name in "ab"]
+    runs = [new_run(RunConfig()) for _ in range(2)]
     for run_id in runs:
         client.log_metric(run_id, "loss/generator", 0.5, timestamp=1, step=3)
     points = store.get_metric_history_bulk(runs, "loss/generator", 100)
@@ -49,9 +43,8 @@ def test_a_database_gives_the_histories_of_many_runs(uri, tmp_path):
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_the_names_of_slides_are_those_that_mlflow_gives(uri, tmp_path):
-    client = MlflowClient(uri)
-    run_id = create_run(client, prepare_store(uri, "grid"), "a", RunConfig())
+def test_the_names_of_slides_are_those_that_mlflow_gives(client, new_run):
+    run_id = new_run(RunConfig())
     client.log_image(run_id, np.zeros((4, 4), np.uint8), key="samples", step=7, timestamp=12, synchronous=True)
     theirs = sorted(file.path for file in client.list_artifacts(run_id, compat.SLIDES))
     unique = theirs[0].split("+")[5].removesuffix(".png")
@@ -93,7 +86,7 @@ def test_the_kernel_of_the_cross_entropy_gives_autograds_gradient():
     assert torch.equal(out, p.grad)
 
 
-@pytest.mark.parametrize(("number", "torch_class"), enumerate(["Adam", "RMSprop"]))
+@pytest.mark.parametrize(("number", "torch_class"), [(0, "Adam"), (1, "RMSprop")])
 def test_an_optimizers_function_takes_the_optimizers_step(number, torch_class):
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
     gradient = theirs.grad = torch.rand(5, generator=torch.Generator().manual_seed(0))
@@ -115,9 +108,9 @@ def test_an_optimizers_function_takes_the_optimizers_step(number, torch_class):
 
 
 ENDING = """
-import atexit, sys, tempfile, threading, time
+import atexit, gc, sys, tempfile, threading, time
 from pathlib import Path
-from gan_core.cli import run_command, without_garbage_collection
+from gan_core.cli import run_command
 from gan_core.errors import UserError
 seen = Path({seen!r})
 def at_exit():
@@ -127,8 +120,8 @@ def late():
     with seen.open("a") as file: file.write("thread\\n")
 atexit.register(at_exit)
 def command():
-    with without_garbage_collection():
-        {imports}
+    {imports}
+    gc.freeze()
     threading.Thread(target=late).start()
     print("last words", end="")
     {ending}

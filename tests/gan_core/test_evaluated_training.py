@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 
 from gan_core.config import RunConfig, RunOptions
 from gan_core.errors import NonFiniteLossError
@@ -16,9 +15,7 @@ from gan_core.evaluation.scores import QUICK_SCORES, SCORES
 from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Reached, Samples, Trained
 from gan_core.networks import load_generator
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.run import Job, evaluated_training, run
-from gan_core.tracking.store import create_run, prepare_store
-from gan_core.tracking.tracker import MlflowTracker
+from gan_core.run import Job, evaluated_training
 from gan_core.training import fixed_noise, generate, train
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=5, batch_size=64)
@@ -47,12 +44,10 @@ def events(digits, digits_reference):
 
 
 @pytest.fixture
-def tracked(uri, digits, digits_reference, watcher):
+def tracked(new_run, track, digits, digits_reference):
     def log(config, **settings):
-        run_id = create_run(MlflowClient(uri), prepare_store(uri, "grid"), "a", config)
-        tracker = MlflowTracker(uri, run_id, config, digits, "a")
-        job = Job("a", config, digits, digits_reference, RunOptions(**settings))
-        return run_id, run(job, tracker, watcher())
+        run_id = new_run(config)
+        return run_id, track(Job("a", config, digits, digits_reference, RunOptions(**settings)), run_id)
 
     return log
 
@@ -111,14 +106,13 @@ def test_an_epochs_time_does_not_count_its_evaluation(digits, digits_reference):
     assert training < sum(event.seconds for event in of_kind(found, Evaluated)) / 2
 
 
-def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference, tmp_path):
+def test_metrics_and_tags_are_in_the_store(tracked, client, rows, digits_reference, tmp_path):
     run_id, outcome = tracked(CONFIG, evaluate_every=2)
     points = rows("SELECT key, step FROM metrics WHERE key LIKE 'quality/%' OR key = 'time/evaluation_seconds'")
     assert sorted(points) == sorted(
         [(name, step) for name in (*QUICK_SCORES, "time/evaluation_seconds") for step in (2, 4)]
         + [(name, 5) for name in (*SCORES, "time/evaluation_seconds")]
     )
-    client = MlflowClient(uri)
     tags = client.get_run(run_id).data.tags
     record = digits_reference.classifier.record
     assert tags["quality.classifier"] == record.weights_sha256
@@ -150,10 +144,9 @@ def test_metrics_and_tags_are_in_the_store(tracked, uri, rows, digits_reference,
     assert dict(rows("SELECT key, value FROM metrics WHERE step = 5 AND key LIKE 'quality/%'")) == worth.scores
 
 
-def test_a_dead_run_ends_early_and_whole(tracked, uri, rows, tmp_path):
+def test_a_dead_run_ends_early_and_whole(tracked, client, rows, tmp_path):
     run_id, outcome = tracked(DEAD, stop_dead=True)
     assert (outcome.status, outcome.health) == ("FINISHED", "collapsed")
-    client = MlflowClient(uri)
     logged = client.get_run(run_id)
     assert logged.info.status == "FINISHED"
     assert logged.data.tags["health"] == "collapsed"
@@ -187,13 +180,16 @@ def test_the_last_sheet_of_a_stopped_run_is_of_its_last_generator(events):
     assert sheet.epoch == of_kind(found, EpochEnd)[-1].epoch
 
 
-def test_a_run_that_diverged_is_named_and_failed(tracked, uri, rows):
+def test_a_run_that_diverged_is_named_and_failed(tracked, client, rows, tmp_path):
     run_id, outcome = tracked(DIVERGED, evaluate_every=1, stop_dead=True)
     assert (outcome.status, outcome.health) == ("FAILED", "diverged")
-    logged = MlflowClient(uri).get_run(run_id)
+    logged = client.get_run(run_id)
     assert logged.info.status == "FAILED"
     assert logged.data.tags["health"] == "diverged"
-    assert logged.data.tags["failure_reason"].startswith("NonFiniteLossError")
+    assert logged.data.tags["failure_reason"].startswith("NonFiniteLossError: the loss of the ")
+    trace = Path(client.download_artifacts(run_id, "traceback.txt", str(tmp_path))).read_text()
+    assert trace.splitlines()[-1].startswith("gan_core.errors.NonFiniteLossError")
+    assert {file.path for file in client.list_artifacts(run_id)} >= {"losses.npz", "losses.png", "samples"}
     # A loss that is no number is logged as that, and no score of images that are none.
     assert rows("SELECT step, is_nan FROM metrics WHERE key = 'loss/discriminator'") == [(1, 1)]
     assert not rows("SELECT key FROM metrics WHERE key LIKE 'quality/%'")

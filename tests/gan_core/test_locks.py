@@ -39,7 +39,6 @@ def times(request, monkeypatch):
 
 @pytest.fixture
 def lock(storage, times):
-    (storage / LOCK).parent.mkdir(parents=True)
     return storage / LOCK
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 from safetensors.torch import load
 
 from gan_core.checkpoint import CheckpointFolder
@@ -19,8 +18,6 @@ from gan_core.data import ImageSet
 from gan_core.errors import TrackingError, UserError
 from gan_core.run import SNAPSHOT_INTERVAL, TRACEBACK_LINES, Job, run
 from gan_core.run_folder import RunFolder
-from gan_core.tracking.store import create_run, prepare_store
-from gan_core.tracking.tracker import MlflowTracker
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=6, batch_size=32)
 TIMES = ("time/epoch_seconds", "time/images_per_second", "time/evaluation_seconds")
@@ -41,17 +38,12 @@ def job(tmp_path, small, digits_reference):
 
 
 @pytest.fixture
-def experiment(uri):
-    return prepare_store(uri, "grid")
-
-
-@pytest.fixture
-def record(uri, rows, tmp_path):
+def record(client, rows, tmp_path):
     """What the store has of a run, but for times: its points, and its files."""
 
     def read(run_id):
         points = rows("SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY 1, 2", run_id)
-        folder = Path(MlflowClient(uri).download_artifacts(run_id, "", str(tmp_path / run_id)))
+        folder = Path(client.download_artifacts(run_id, "", str(tmp_path / run_id)))
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return points, files
 
@@ -69,10 +61,10 @@ def untimed(points):
 
 
 @pytest.fixture
-def unbroken(uri, experiment, small, digits_reference, watcher, record):
-    run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
+def unbroken(new_run, track, small, digits_reference, record):
+    run_id = new_run(CONFIG)
     whole = Job("a", CONFIG, small, digits_reference, RunOptions(evaluate_every=2))
-    assert run(whole, MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher()).status == "FINISHED"
+    assert track(whole, run_id).status == "FINISHED"
     return record(run_id)
 
 
@@ -89,18 +81,18 @@ def cut_at(epoch, error=KeyboardInterrupt):
 
 
 @pytest.mark.parametrize("epochs", [[0], [2], [5], [2, 4]])
-def test_a_run_goes_on_as_if_unbroken(uri, experiment, small, job, watcher, record, unbroken, epochs):
-    run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
+def test_a_run_goes_on_as_if_unbroken(client, new_run, track, job, watcher, record, unbroken, epochs):
+    run_id = new_run(CONFIG)
     for epoch in epochs:
         with pytest.raises(KeyboardInterrupt):
-            run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher(cut_at(epoch)))
-        assert MlflowClient(uri).get_run(run_id).info.status == "KILLED"
+            track(job(), run_id, watcher(cut_at(epoch)))
+        assert client.get_run(run_id).info.status == "KILLED"
     last = watcher()
-    assert run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), last).status == "FINISHED"
+    assert track(job(), run_id, last).status == "FINISHED"
     assert last.said == ([f"goes on after epoch {epochs[-1]}"] if epochs[-1] else [])
     assert [progress.epoch for progress in last.seen] == list(range(epochs[-1] + 1, 7))
 
-    logged = MlflowClient(uri).get_run(run_id)
+    logged = client.get_run(run_id)
     assert logged.info.status == "FINISHED"
     assert "failure_reason" not in logged.data.tags
     points, files = record(run_id)
@@ -128,15 +120,13 @@ def _slides(files):
     return sorted((name.split("+")[2], name.split(".")[-1]) for name in files if name.startswith("images/"))
 
 
-def test_a_finished_run_asked_for_more_epochs_goes_on_from_its_last(
-    uri, experiment, small, job, watcher, record, unbroken
-):
+def test_a_finished_run_asked_for_more_epochs_goes_on_from_its_last(new_run, track, job, watcher, record, unbroken):
     shorter = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=3, batch_size=32)
-    first = create_run(MlflowClient(uri), experiment, "a", shorter)
-    assert run(job(shorter), MlflowTracker(uri, first, shorter, small, "a"), watcher()).status == "FINISHED"
-    run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
+    first = new_run(shorter)
+    assert track(job(shorter), first).status == "FINISHED"
+    run_id = new_run(CONFIG)
     last = watcher()
-    assert run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), last).status == "FINISHED"
+    assert track(job(), run_id, last).status == "FINISHED"
     assert [progress.epoch for progress in last.seen] == [4, 5, 6]
     points, files = record(run_id)
     assert same_weights(files["generator.safetensors"], unbroken[1]["generator.safetensors"])
@@ -164,56 +154,36 @@ def _but_checkpoints(job):
     return job.name, job.config, job.data, job.reference, job.options
 
 
-def test_a_checkpoint_of_another_config_fails_the_run_by_name(uri, experiment, small, job, watcher, tmp_path):
+def test_a_checkpoint_of_another_config_fails_the_run_by_name(client, new_run, track, job, watcher, tmp_path):
     run(job(), RunFolder(tmp_path / "out", CONFIG, "a"), watcher())
     other = RunConfig(dataset="digits", optimizer="adam", z_dim=9, hidden_dim=8, epochs=6, batch_size=32)
-    run_id = create_run(MlflowClient(uri), experiment, "a", other)
+    run_id = new_run(other)
     with pytest.raises(UserError, match="is of another config"):
-        run(job(other), MlflowTracker(uri, run_id, other, small, "a"), watcher())
-    logged = MlflowClient(uri).get_run(run_id)
+        track(job(other), run_id, watcher())
+    logged = client.get_run(run_id)
     assert logged.info.status == "FAILED"
     assert "is of another config" in logged.data.tags["failure_reason"]
 
 
-def test_a_failed_run_tried_again_loses_its_reason(uri, experiment, small, job, watcher):
-    run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
-    outcome = run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher(cut_at(2, MemoryError("no"))))
+def test_a_failed_run_tried_again_loses_its_reason(client, new_run, track, job, watcher):
+    run_id = new_run(CONFIG)
+    outcome = track(job(), run_id, watcher(cut_at(2, MemoryError("no"))))
     assert outcome.status == "FAILED"
-    assert MlflowClient(uri).get_run(run_id).data.tags["failure_reason"] == "MemoryError: no"
+    assert client.get_run(run_id).data.tags["failure_reason"] == "MemoryError: no"
     last = watcher()
-    assert run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), last).status == "FINISHED"
+    assert track(job(), run_id, last).status == "FINISHED"
     assert last.said == ["goes on after epoch 2"]
-    assert "failure_reason" not in MlflowClient(uri).get_run(run_id).data.tags
+    assert "failure_reason" not in client.get_run(run_id).data.tags
 
 
-def test_the_slider_is_as_mlflow_itself_would_have_it(uri, experiment, small, job, watcher, record):
-    """Its files are written one by one here; should MLflow change their names, this tells."""
-    from PIL import Image
-
-    client = MlflowClient(uri)
-    theirs = create_run(client, experiment, "theirs", CONFIG)
-    client.log_image(theirs, Image.new("L", (300, 300)), key="samples", step=4, timestamp=1000, synchronous=True)
-    ours = create_run(client, experiment, "ours", CONFIG)
-    run(job(), MlflowTracker(uri, ours, CONFIG, small, "a"), watcher())
-
-    def form(name):
-        parts = name.split("+")
-        return parts[0], parts[1], parts[3], len(parts[5].split(".")[0]), tuple(parts[6:]), name[-4:]
-
-    of_ours = {form(name) for name in record(ours)[1] if name.startswith("images/")}
-    assert of_ours == {form(name) for name in record(theirs)[1] if name.startswith("images/")}
-    tags = [client.get_run(run_id).data.tags["mlflow.loggedImages"] for run_id in (ours, theirs)]
-    assert tags[0] == tags[1]
-
-
-def test_a_slide_cut_off_between_its_two_files_is_made_whole(uri, experiment, small, job, watcher, record):
-    run_id = create_run(MlflowClient(uri), experiment, "a", CONFIG)
+def test_a_slide_cut_off_between_its_two_files_is_made_whole(client, new_run, track, job, watcher):
+    run_id = new_run(CONFIG)
     with pytest.raises(KeyboardInterrupt):
-        run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher(cut_at(2)))
-    root = Path(MlflowClient(uri).get_run(run_id).info.artifact_uri.removeprefix("file://"))
+        track(job(), run_id, watcher(cut_at(2)))
+    root = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
     (slide,) = root.glob("images/samples+step+1+*.webp")
     slide.unlink()
-    assert run(job(), MlflowTracker(uri, run_id, CONFIG, small, "a"), watcher()).status == "FINISHED"
+    assert track(job(), run_id).status == "FINISHED"
     assert len(list(root.glob("images/samples+step+1+*"))) == 2
     assert slide.exists()
 

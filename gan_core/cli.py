@@ -5,12 +5,11 @@ import io
 import signal
 import sys
 import time
-import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -71,12 +70,10 @@ def add_fields(parser: Flags, record: type, without: Collection[str] = ()) -> No
         )
 
 
-def _kind(annotation: Any) -> Callable[[str], Any]:
-    """What makes a word of the command line a value: str, int or float."""
-    if isinstance(annotation, types.UnionType):  # int | None
-        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
-    # A choice of words (Literal) is checked by the record, like everything else.
-    return cast(Callable[[str], Any], annotation if isinstance(annotation, type) else str)
+def _kind(annotation: Any) -> type:
+    """What makes a word of the command line a value: int (also of int | None), float, or str."""
+    kinds = [kind for kind in (annotation, *typing.get_args(annotation)) if kind in (int, float)]
+    return kinds[0] if kinds else str  # a choice of words (Literal) is checked by the record, like everything else
 
 
 def given(args: argparse.Namespace, record: type) -> dict[str, Any]:
@@ -119,9 +116,7 @@ def add_folders(parser: Flags) -> None:
 def check_name(what: str, name: str) -> str:
     """The name, if it can stand in a table and a store; else UserError."""
     if not name.strip() or len(name) > 200 or not name.isprintable():
-        raise UserError(
-            f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)"
-        )
+        raise UserError(f"{what} should be 1 to 200 printable characters, got {name[:60]!r} ({len(name)} characters)")
     return name
 
 
@@ -142,9 +137,7 @@ class LiveView:
         self._first: float | None = None  # when the first epoch ended: start-up is not speed
         self._trained = 0  # epochs since then
         self._said = self._started = time.monotonic()
-        self._live = Live(
-            get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True
-        )
+        self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         """Take over the terminal's last lines, if there is one."""

@@ -181,19 +181,20 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
                 continue
             G, epoch = event.generator, event.epoch
             last = epoch == config.epochs
-            sheet = generate(G, fixed_noise(config.z_dim)) if last or options.stop_dead else None
-            spread = pixel_spread(sheet) if sheet is not None else math.nan
-            dead = options.stop_dead and _diagnosis(ends[-1:], spread).health == "collapsed"
-            if last or dead:
-                evaluated = _evaluated(epoch, G, reference)
-                yield evaluated
-                yield _diagnosis(ends, spread, evaluated, reference.untrained_baseline)
-            elif options.evaluate_every and epoch % options.evaluate_every == 0:
+            if last or options.stop_dead:
+                sheet = generate(G, fixed_noise(config.z_dim))
+                spread = pixel_spread(sheet)
+                if last or _diagnosis(ends[-1:], spread).health == "collapsed":
+                    evaluated = _evaluated(epoch, G, reference)
+                    yield evaluated
+                    yield _diagnosis(ends, spread, evaluated, reference.untrained_baseline)
+                    if last:
+                        continue
+                    yield Samples(epoch, sheet)
+                    yield Trained(G.cpu())
+                    return
+            if options.evaluate_every and epoch % options.evaluate_every == 0:
                 yield _evaluated(epoch, G, reference, quick=True)
-            if dead and not last and sheet is not None:
-                yield Samples(epoch, sheet)
-                yield Trained(G.cpu())
-                return
     except NonFiniteLossError:
         yield _diagnosis(ends, math.nan)
         raise

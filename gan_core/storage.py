@@ -43,10 +43,7 @@ def checkpoint_folder(given: str | None, store_file: Path | None) -> "StoragePat
 
 
 def write_whole(file: "StoragePath", content: bytes) -> None:
-    """Write the file so that a reader finds all of it or nothing, also after a kill; its folder is made if need be.
-
-    Raises OSError.
-    """
+    """Write the file, in a folder made if need be: all of it or nothing, also under a kill. Raises OSError."""
     if isinstance(file, ObjectPath):
         file.write_bytes(content)  # an object appears only once all of it has arrived
         return
@@ -157,10 +154,7 @@ def _check_uri(uri: str) -> None:
 
 
 def attempt(request: Callable[[], T], patience: float = 0.0) -> T:
-    """The request's answer; one that fails is repeated for `patience` seconds.
-
-    Raises OSError, whatever the store's own library raises.
-    """
+    """The request's answer; one that fails is repeated for `patience` seconds. Whatever fails, raises OSError."""
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
     def made() -> T:

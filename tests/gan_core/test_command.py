@@ -57,16 +57,6 @@ def test_all_that_is_checked_first_is_checked_without_what_takes_seconds_to_impo
     assert not modules & {"torch", "ray", "mlflow", "matplotlib"}
 
 
-@pytest.mark.slow
-def test_a_run_is_tracked_by_default(command, uri, rows):
-    done = command(*ONE_RUN, "--optimizer", "adam", "--z-dim", 7, "--epochs", 3, "--tracking-uri", uri)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert rows("SELECT name, status FROM runs") == [("adam_z7_s0", "FINISHED")]
-    assert rows("SELECT count(*) FROM metrics") == [(3 * 8 + 10,)]
-    (health,) = rows("SELECT value FROM tags WHERE key = 'health'")
-    assert f"adam_z7_s0 FINISHED ({health[0]}) · epoch 3/3" in done.stdout
-
-
 def test_a_run_into_a_folder_leaves_mlflow_alone(command, tmp_path):
     done = command(*ONE_RUN, "--z-dim", 7, "--epochs", 2, "--output", "here", MLFLOW_TRACKING_URI="sqlite:///no.db")
     assert (done.returncode, done.stderr) == (0, "")
@@ -75,6 +65,7 @@ def test_a_run_into_a_folder_leaves_mlflow_alone(command, tmp_path):
     quality = json.loads((tmp_path / "here" / "quality.json").read_text())
     assert ending["status"] == "FINISHED"
     assert ending["health"] == quality["health"]
+    assert f"sgd_z7_s0 FINISHED ({ending['health']}) · epoch 2/2" in done.stdout
     assert [one["epoch"] for one in quality["evaluations"]] == [2]
     assert (tmp_path / "here" / "samples" / "epoch_0002.png").exists()
 
@@ -161,7 +152,7 @@ def test_an_interrupted_run_is_killed_and_the_same_command_goes_on(command, inte
     done = command(*TO_BE_CUT, *where)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"adam_z7_s0: goes on after epoch \d+", done.stdout)
-    assert rows("SELECT run_uuid, status FROM runs") == [(run_id, "FINISHED")]
+    assert rows("SELECT run_uuid, name, status FROM runs") == [(run_id, "adam_z7_s0", "FINISHED")]
     points = rows("SELECT key, step, count(*) FROM metrics GROUP BY key, step")
     assert len(points) == 400 * 8 + 10
     assert {count for *_, count in points} == {1}

@@ -59,10 +59,7 @@ def test_an_outsider_gets_nothing(server):
 
 
 def test_it_listens_on_loopback_alone(server):
-    family = [
-        psutil.Process(server.process.pid),
-        *psutil.Process(server.process.pid).children(recursive=True),
-    ]
+    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
     listening = {
         connection.laddr.ip
         for process in family

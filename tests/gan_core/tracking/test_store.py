@@ -83,11 +83,7 @@ PREPARE = "import sys; from gan_core.tracking.store import prepare_store; prepar
 
 def test_eight_processes_at_once_make_one_store(tmp_path, at_once):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    at_once(
-        8,
-        "import mlflow; from gan_core.tracking.store import prepare_store",
-        f"prepare_store({uri!r}, 'grid')",
-    )
+    at_once(8, "import mlflow; from gan_core.tracking.store import prepare_store", f"prepare_store({uri!r}, 'grid')")
     assert len(MlflowClient(uri).search_experiments()) == 2  # MLflow's own Default, and grid
 
 

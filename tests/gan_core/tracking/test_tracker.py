@@ -145,9 +145,7 @@ def log(number):
 def test_32_processes_log_to_one_store_and_every_row_is_there(uri, experiment, rows, at_once):
     at_once(32, LOG.format(uri=uri, experiment=experiment, epochs=100), "log(number)")
     assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 32)]
-    points = rows(
-        "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE key LIKE 'loss/%'",
-    )
+    points = rows("SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE key LIKE 'loss/%'")
     expected = {
         (str(number), key, epoch, value)
         for number in range(32)

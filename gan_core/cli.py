@@ -187,13 +187,10 @@ class LiveView:
 
     def _summary(self) -> str:
         done = f"{len(self._ended)}/{len(self._left)} runs done"
-        left = self._seconds_left()
-        return done if left is None else f"{done}, {in_time(left)} left"
-
-    def _seconds_left(self) -> float | None:
         if self._first is None or not self._trained:
-            return None
-        return sum(self._left.values()) * (time.monotonic() - self._first) / self._trained
+            return done
+        left = sum(self._left.values()) * (time.monotonic() - self._first) / self._trained
+        return f"{done}, {in_time(left)} left"
 
     def _table(self) -> Group:
         head = Text(f"{self._summary()} · {in_time(time.monotonic() - self._started)} so far", style="bold")

@@ -97,8 +97,18 @@ def _identity(folder: StoragePath) -> str:
 
 @contextmanager
 def _hold_lease(lease: ObjectPath, patience: float) -> Iterator[None]:
+    """Hold the lease, taken by Fischer's algorithm: of all that write, the last one to do so owns it.
+
+    Lamport (1987), A fast mutual exclusion algorithm, ACM Transactions on Computer Systems 5(1), describes
+    it. It needs SETTLED to be longer than a write takes.
+    """
     owner = uuid4().hex
-    _take(lease, owner, time.monotonic() + patience + LOST + RENEWED)
+    until = time.monotonic() + patience + LOST + RENEWED
+    while not _read(lease).startswith(owner):
+        if not _becomes_free(lease, until):
+            raise Timeout(str(lease))
+        _write(lease, owner, 0)
+        time.sleep(SETTLED)
     ended = threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, owner, ended), name="lease", daemon=True)
     renewing.start()
@@ -110,20 +120,6 @@ def _hold_lease(lease: ObjectPath, patience: float) -> Iterator[None]:
         with suppress(OSError):
             if _read(lease).startswith(owner):
                 lease.unlink(missing_ok=True)
-
-
-def _take(lease: ObjectPath, owner: str, until: float) -> None:
-    """Become the lease's owner, by Fischer's algorithm: of all that write, the last one to do so owns it.
-
-    Lamport (1987), A fast mutual exclusion algorithm, ACM Transactions on Computer Systems 5(1), describes
-    it. It needs SETTLED to be longer than a write takes.
-    """
-    while _becomes_free(lease, until):
-        _write(lease, owner, 0)
-        time.sleep(SETTLED)
-        if _read(lease).startswith(owner):
-            return
-    raise Timeout(str(lease))
 
 
 def _becomes_free(lease: ObjectPath, until: float) -> bool:

@@ -53,21 +53,17 @@ def resolve_uri(given: str | None) -> str:
             raise UserError(f"the store {text} names no file; give sqlite:////absolute/path.db")
     elif scheme in ("", "file") or (Path(text).suffix == ".db" and "://" not in text):
         path = unquote(text.removeprefix("file://").removeprefix("file:"))
-        if not Path(path).suffix:
-            raise _no_file(text)
+        if not Path(path).suffix or os.path.isdir(path):  # noqa: PTH112 (no error for a name that is too long)
+            raise UserError(
+                f"the store {text} is a folder; MLflow keeps runs in a database: give a file such as "
+                "sqlite:///mlflow.db, or a server's http:// address"
+            )
     else:
         raise UserError(
             f"the store {redact(text)} is of no known kind; give sqlite:///FILE, http(s)://HOST:PORT "
             f"or {', '.join(name + '://' for name in DATABASES)}"
         )
     return f"sqlite:///{expanded(Path(path))}"
-
-
-def _no_file(store: object) -> UserError:
-    return UserError(
-        f"the store {store} is a folder; MLflow keeps runs in a database: give a file such as "
-        "sqlite:///mlflow.db, or a server's http:// address"
-    )
 
 
 def redact(uri: str) -> str:
@@ -129,8 +125,6 @@ def check_store(uri: str) -> None:
 
 
 def _check_sqlite(file: Path) -> None:
-    if file.is_dir():
-        raise _no_file(file)
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -225,7 +219,9 @@ def settle_stale(client: "MlflowClient", experiment_id: str, checkpoint_dir: Sto
     A process is alive if it holds its lock. Runs whose locks lie outside `checkpoint_dir` are left as they
     are. `ours`: the tag of a lock that this process itself holds; what it has left unfinished is ended too.
     """
-    unfinished = [run for each in UNFINISHED for run in newest(client, experiment_id, f"attributes.status = '{each}'")]
+    unfinished = [
+        run for each in UNFINISHED for run in newest(client, experiment_id, f"attributes.status = '{each}'", 1000)
+    ]
     ended = []
     for run in unfinished:
         tag = run.data.tags.get(LOCK)

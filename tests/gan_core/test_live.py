@@ -61,14 +61,14 @@ def test_time_left_counts_epochs_since_the_first_and_no_runs_that_ended(monkeypa
     view = LiveView({"a": 10, "b": 10}, plain())
     now[0] = 100.0  # start-up
     view.update(progress("a", 1))
-    assert view._seconds_left() is None
+    assert view._summary() == "0/2 runs done"
     now[0] = 102.0
     view.update(progress("a", 2))
-    assert view._seconds_left() == pytest.approx(36)
+    assert view._summary() == "0/2 runs done, 36 s left"
     view.end("b", "FAILED")
-    assert view._seconds_left() == pytest.approx(16)
+    assert view._summary() == "1/2 runs done, 16 s left"
     view.end("a", "FINISHED")
-    assert view._seconds_left() == 0
+    assert view._summary() == "2/2 runs done, 0 s left"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (3900, "1 h 05 min")])

@@ -101,25 +101,20 @@ def test_a_kill_while_the_store_is_made_leaves_none_behind(tmp_path):
     assert not beside.exists()
 
 
-@pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0 but no more"])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content):
+@pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0 but no more", "songs"])
+def test_a_file_that_is_not_mlflows_is_refused_and_left_alone(tmp_path, content):
     file = tmp_path / "notes.db"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as an MLflow database"):
+    if content == "songs":  # another program's database
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("CREATE TABLE songs (title TEXT)")
+        content, said = file.read_bytes(), "not MLflow's"
+    else:
+        file.write_bytes(content)
+        said = "cannot be read as an MLflow database"
+    with pytest.raises(UserError, match=said):
         prepare_store(f"sqlite:///{file}", "grid")
     assert file.read_bytes() == content
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_another_programs_database_is_refused_and_left_alone(tmp_path):
-    file = tmp_path / "songs.db"
-    with closing(sqlite3.connect(file)) as database:
-        database.execute("CREATE TABLE songs (title TEXT)")
-        database.commit()
-    content = file.read_bytes()
-    with pytest.raises(UserError, match="not MLflow's"):
-        prepare_store(f"sqlite:///{file}", "grid")
-    assert file.read_bytes() == content
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

@@ -16,7 +16,6 @@ from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView
 from gan_core.locks import lock_tag
-from gan_core.run import Outcome
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import brief, prepare_store, redact
 from sweeps.cluster import Needs
@@ -27,7 +26,7 @@ from sweeps.register import register_best, serve_command
 from sweeps.report import publish_report
 from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
 from sweeps.runs import add_child, add_commit, begin_sweep, colours, settle
-from sweeps.trials import stop_file, stopping, train_all
+from sweeps.trials import Listener, stop_file, stopping, train_all
 from sweeps.worker import Common, Trial
 
 
@@ -97,7 +96,7 @@ def _train_what_is_left(
     parent = begin_sweep(client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.parent)
     write_view(client, prepared.experiment_id, parent.info.run_id, grouped=len(plan.grid.seeds) > 1)
     cut_off = "FAILED"  # what a run is that no worker has ended
-    outcomes: dict[str, Outcome] = {}
+    listener: Listener | None = None
     statuses: dict[str, str] = {}
     try:
         run_ids |= _begin_runs(plan, client, parent, state)
@@ -115,13 +114,15 @@ def _train_what_is_left(
         pixels = {name: data.images.numpy() for name, data in prepared.images.items()}
         lengths = {step.run.name: step.run.config.epochs for step in to_do}
         with LiveView(lengths, console) as view, stopping(plan, [trial.run_id for trial in trials]):
-            train_all(plan, trials, pixels, common, view, outcomes)
+            listener = Listener(view)
+            train_all(plan, trials, pixels, common, listener)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
     finally:
         with uninterrupted():
             workers.close()
+            outcomes = listener.outcomes if listener else {}
             reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
             try:
                 statuses = settle(client, parent, cut_off, reasons, _replaced(state, run_ids))

@@ -84,8 +84,9 @@ def register_best(client: MlflowClient, parent: Run, name: str) -> Registered:
 
 def serve_command(uri: str, registered: Registered) -> str:
     """The command that serves the model in an environment with the packages SERVED_WITH."""
+    model = f"models:/{registered.name}/{registered.version}"
     address = f"MLFLOW_TRACKING_URI={quote(redact(uri))}"
-    return f"{address} mlflow models serve -m models:/{registered.name}/{registered.version} --env-manager local --port 5001"
+    return f"{address} mlflow models serve -m {model} --env-manager local --port 5001"
 
 
 def scored_runs(runs: Sequence[Run]) -> list[Run]:

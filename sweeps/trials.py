@@ -54,10 +54,9 @@ def train_all(
     trials: Sequence[Trial],
     pixels: Mapping[str, NDArray[np.uint8]],
     common: Common,
-    view: LiveView,
-    outcomes: dict[str, Outcome],
+    listener: "Listener",
 ) -> None:
-    """Train the runs on Ray's workers, in this order. `outcomes` is filled, by the runs' names, as they end."""
+    """Train the runs on Ray's workers, in this order, with what `Common` says. pixels: as of `run_trial`."""
     trainable = tune.with_parameters(run_trial, pixels=pixels, common=common)
     if plan.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
@@ -75,7 +74,7 @@ def train_all(
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Listener(view, outcomes)],
+                callbacks=[listener],
                 failure_config=tune.FailureConfig(max_failures=plan.retries),
             ),
         ).fit()
@@ -115,10 +114,10 @@ class InOrder(Searcher):
 class Listener(tune.Callback):
     """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
 
-    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
-        """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
+    def __init__(self, view: LiveView) -> None:
+        """view: shows every epoch and every end."""
         self.view = view
-        self.outcomes = outcomes
+        self.outcomes: dict[str, Outcome] = {}  # by the runs' names, as they end
         self._unfit: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:

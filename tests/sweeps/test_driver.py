@@ -156,7 +156,7 @@ def test_a_sweep_that_runs_elsewhere_is_left_alone(go, plan, rows, uri):
     sweep = begin_sweep(MlflowClient(uri), prepare_store(uri, "grid"), plan(), "0" * 32 + "/x", None)
     with pytest.raises(UserError, match="on another machine or with another --checkpoint-dir"):
         go(plan())
-    assert rows("SELECT run_uuid, status FROM runs") == [(sweep.parent_id, "RUNNING")]
+    assert rows("SELECT run_uuid, status FROM runs") == [(sweep.info.run_id, "RUNNING")]
 
 
 def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, plan, rows, uri, tmp_path):

@@ -64,7 +64,7 @@ def begun(client, experiment, plan):
             if status != "SCHEDULED":
                 client.log_param(run_ids[-1], "epochs", epochs)
                 client.update_run(run_ids[-1], status=status)
-        client.update_run(sweep.parent_id, status="KILLED")
+        client.update_run(sweep.info.run_id, status="KILLED")
         return sweep, run_ids
 
     return make
@@ -86,7 +86,7 @@ def actions(client, experiment, plan):
 
 def test_where_there_is_nothing_all_is_new(client, experiment, plan):
     state = sweep_state(client, experiment, plan())
-    assert state.sweep is None
+    assert state.parent is None
     assert [step.action for step in state.steps] == ["new", "new"]
     assert state.count() == {"new": 2}
 
@@ -98,7 +98,7 @@ def test_where_there_is_nothing_all_is_new(client, experiment, plan):
 def test_a_run_is_what_its_status_says(client, experiment, plan, begun, status, action):
     sweep, run_ids = begun(status, "FINISHED")
     state = sweep_state(client, experiment, plan(z_dims=(5, 6)))
-    assert state.sweep == sweep
+    assert state.parent.info.run_id == sweep.info.run_id
     assert [step.action for step in state.steps] == [action, "new", "skip", "new"]
     assert [step.run_id for step in state.steps] == [run_ids[0], "", run_ids[1], ""]
     assert len(state.to_do()) == 2 + (status != "FINISHED")
@@ -136,7 +136,7 @@ def test_where_the_length_is_an_axis_a_shorter_run_is_another_run(client, experi
 
 def test_a_sweep_of_another_version_is_refused_not_misread(client, experiment, plan, begun):
     sweep, _ = begun("FINISHED", "FINISHED")
-    client.delete_tag(sweep.parent_id, "sweep.format")
+    client.delete_tag(sweep.info.run_id, "sweep.format")
     with pytest.raises(UserError, match=r"'small' was recorded by another version .*choose another --name"):
         sweep_state(client, experiment, plan())
     assert actions(client, experiment, plan(name="other")) == ["new", "new"]
@@ -188,11 +188,11 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
         client.set_tag(first, key, value)
     client.log_param(second, "epochs", "abc")
     client.update_run(second, status="FINISHED")
-    stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.parent_id})
+    stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.info.run_id})
     client.log_param(stray.info.run_id, "epochs", "9" * 5000)
     for _ in range(2):
-        client.set_tag(sweep.parent_id, LOCK, "../../../etc/passwd")
-        client.set_tag(sweep.parent_id, "sweep.unnamed", "\n")
+        client.set_tag(sweep.info.run_id, LOCK, "../../../etc/passwd")
+        client.set_tag(sweep.info.run_id, "sweep.unnamed", "\n")
         assert actions(client, experiment, plan()) == ["new", "new"]
     client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
     assert actions(client, experiment, plan()) == ["new", "new"]
@@ -216,7 +216,7 @@ def finished(client, begun):
         client.log_metric(child, "quality/fd", 1.0, step=5)
         for key, value in (("seed", 0), ("z_dim", 5), ("learning_rate", 0.1), ("optimizer", "sgd")):
             client.log_param(child, key, value)
-    return sweep.parent_id, *children
+    return sweep.info.run_id, *children
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
@@ -264,10 +264,10 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     assert look_up(plan(experiment="none")).count() == {"new": 2}
     assert look_up(plan(tracking_uri=f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")).count() == {"new": 2}
     assert digest(tmp_path) == before
-    client.update_run(sweep.parent_id, status="RUNNING")
+    client.update_run(sweep.info.run_id, status="RUNNING")
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert "on another machine or with another --checkpoint-dir" in said
     tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
-    client.set_tag(sweep.parent_id, LOCK, tag)
+    client.set_tag(sweep.info.run_id, LOCK, tag)
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert said == "now            it was cut off"

@@ -18,7 +18,6 @@ from gan_core.errors import UserError
 from gan_core.metric_names import GENERATOR_FILE, PARENT
 from gan_core.networks import build_models, load_generator, save_generator
 from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
 from sweeps.plan import render
 from sweeps.register import register_best
 from tests.servers import model_server
@@ -28,13 +27,7 @@ Z_DIM = 7
 
 
 @pytest.fixture
-def client(uri):
-    return MlflowClient(uri)
-
-
-@pytest.fixture
-def sweep(client, uri):
-    experiment = prepare_store(uri, "grid")
+def sweep(client, experiment):
     return client.create_run(experiment, run_name="small")
 
 

@@ -8,47 +8,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gan_core.config import RunOptions
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
 from gan_core.metric_names import LOCK
-from gan_core.tracking.queries import MlflowClient, settle_stale
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.queries import settle_stale
 from sweeps.comparison.compare import compare
 from sweeps.comparison.records import read_sweep
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 from sweeps.grid import Grid
-from sweeps.plan import Plan
 from sweeps.resume import Step, SweepState, describe_state, look_up, sweep_state
 from sweeps.runs import add_child, begin_sweep, settle
 
 NAMES = ["sgd_z5_s0", "adam_z5_s0"]
-
-
-@pytest.fixture
-def client(uri):
-    return MlflowClient(uri)
-
-
-@pytest.fixture
-def experiment(uri):
-    return prepare_store(uri, "grid")
-
-
-@pytest.fixture
-def plan(uri, tmp_path):
-    def make(epochs=5, z_dims=(5,), hidden_dim=8, **changes):
-        grid = Grid(
-            {"optimizer": ("sgd", "adam"), "z_dim": tuple(z_dims)},
-            fixed={"dataset": "digits", "hidden_dim": hidden_dim, "epochs": epochs},
-        )
-        plan = Plan(
-            name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],
-            options=RunOptions(), tracking_uri=uri, checkpoint_dir=tmp_path / "checkpoints", workers=1,
-        )  # fmt: skip
-        return dataclasses.replace(plan, **changes)
-
-    return make
 
 
 @pytest.fixture

@@ -4,20 +4,12 @@ import pytest
 from mlflow.entities import Param
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from gan_core.tracking.queries import MlflowClient, context_tags
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.queries import context_tags
 from sweeps.runs import add_commit, commits
 
 
 @pytest.fixture
-def client(uri):
-    return MlflowClient(uri)
-
-
-@pytest.fixture
-def run_of(client, uri):
-    experiment = prepare_store(uri, "grid")
-
+def run_of(client, experiment):
     def make(commit, begun=True):
         run_id = client.create_run(experiment, tags={MLFLOW_GIT_COMMIT: commit} if commit else {}).info.run_id
         if begun:

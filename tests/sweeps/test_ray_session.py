@@ -1,8 +1,11 @@
 """Ray as a sweep starts it: in processes of their own, because Ray reads its settings when it is imported."""
 
 import json
+import os
 
 import pytest
+
+from sweeps.ray_session import set_ray_environment
 
 WAITING = """
 import json, sys
@@ -79,3 +82,23 @@ def test_runs_go_side_by_side(command, tmp_path):
     done = command("-c", TOGETHER, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "variables", "mode"),
+    [
+        ("head:6379", "", {}, None),
+        ("head:6379", ".ray/auth_token", {}, "token"),
+        ("head:6379", "elsewhere", {"RAY_AUTH_TOKEN_PATH": "elsewhere"}, "token"),
+        ("head:6379", ".ray/auth_token", {"RAY_AUTH_MODE": "disabled"}, "disabled"),
+        (None, "", {}, "token"),  # of this machine: nobody else is to have a say in the workers
+    ],
+)
+def test_where_there_is_a_token_it_is_sent(monkeypatch, tmp_path, address, token, variables, mode):
+    monkeypatch.chdir(tmp_path)
+    if token:
+        (tmp_path / token).parent.mkdir(exist_ok=True)
+        (tmp_path / token).write_text("secret")
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **variables})
+    set_ray_environment(address)
+    assert os.environ.get("RAY_AUTH_MODE") == mode

@@ -227,6 +227,12 @@ def test_a_sweep_can_be_written_down(tmp_path):
     assert {(run.config.dataset, run.config.epochs) for run in grid.runs()} == {("digits", 20)}
 
 
+def test_what_a_file_leaves_out_has_its_default():
+    assert parse_sweep("") == Grid({}, [], {}, (0,))
+    with pytest.raises(UserError, match="axes_when should have both"):
+        checked(parse_sweep("[[axes_when]]\nz_dim = [3]"))
+
+
 @given(AXES, SEEDS, st.booleans())
 def test_what_is_written_is_read_back(axes, seeds, conditional):
     conditions = RATES if conditional and set(axes.get("optimizer", ())) >= {"sgd", "adam"} else []

@@ -57,8 +57,9 @@ def test_on_a_cluster_as_many_workers_as_it_has_room_for(made):
         plan = made(address=address)
         assert (plan.workers, plan.address) == (None, address)
         assert made(address=address, workers=9).workers == 9
-    with pytest.raises(UserError, match=f"no Ray cluster answers at {address}"):
-        made(address=address)
+    for unknown in (address, "::1:9"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {unknown}"):
+            made(address=unknown)
 
 
 @pytest.mark.parametrize("address", ["head", ":6379", "head:", "head:port"])
@@ -141,4 +142,6 @@ def test_the_plan_is_described_line_by_line(made, uri, tmp_path):
     said = describe_plan(made(Grid({"z_dim": (5,)}, fixed={"dataset": "digits"})))
     assert "runs           1 = 1 setting × 1 seed\n" in said
     assert "quality        every 10 epochs and at the end\n" in said
+    mnist = describe_plan(made(Grid({"z_dim": (5,)})))
+    assert f"data           mnist, to be fetched into {tmp_path / 'data'}" in mnist
     assert "quality        at the end\n" in describe_plan(made(evaluate_every=0))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -221,7 +223,8 @@ def digest(folder):
 
 def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begun, tmp_path, monkeypatch):
     sweep, _ = begun("KILLED", "FAILED")
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     before = digest(tmp_path)
     state = look_up(plan(z_dims=(5, 6)))
     assert describe_state(state, tmp_path / "checkpoints").splitlines() == [
@@ -242,3 +245,19 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     client.set_tag(sweep.info.run_id, LOCK, tag)
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert said == "now            it was cut off"
+    assert describe_state(look_up(plan()), tmp_path / "checkpoints", every_run=False, gone=3).splitlines() == [
+        "3 runs of a process that is gone were still marked as running",
+        "to do          1 resume, 1 retry",
+    ]
+
+
+def test_a_store_of_another_schema_is_refused_in_one_line(plan, uri, tmp_path):
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'of another MLflow'")
+    with pytest.raises(UserError) as refusal:
+        look_up(plan())
+    said = str(refusal.value)
+    assert said.startswith(f"cannot use the store {uri}: ")
+    assert "schema" in said
+    assert len(said.splitlines()) == 1

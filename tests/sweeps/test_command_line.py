@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +97,9 @@ def test_any_words_give_a_plan_or_one_line(ask, given_words):
         (["--workers", "0"], "--workers should be greater than or equal to 1, got 0"),
         (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
         (["--name", "x" * 300], "--name should be 1 to 200 printable characters"),
+        (["--experiment", "two\nlines"], "run_grid.py: --experiment should be 1 to 200 printable characters"),
+        (["--register", "a b"], "run_grid.py: --register should be 1 to 200 letters, digits, '.', '_' or '-', not"),
+        ([f"--register={'-' * 70}"], f"got '{'-' * 60}'"),
         (["--name", "../../x"], ""),
         (["--name", "'; DROP TABLE runs; --"], ""),
         (["--retries", "-1"], "--retries should be greater than or equal to 0, got -1"),
@@ -156,3 +160,10 @@ def test_the_help_shows_every_flag_of_the_contract(capsys):
     assert "where it runs" in shown
     assert shown.count("python sweeps/run_grid.py --") == 3
     assert json.dumps(100) in shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there_is_missed_before_any_work(ask):
+    code, (mistake,) = ask(["--device", "cuda"])
+    assert code == 2
+    assert "cuda" in mistake

@@ -22,7 +22,7 @@ def made(uri, tmp_path):
     def make(grid=None, **flags):
         given = {
             "address": None, "tracking_uri": uri, "name": None, "again": False, "experiment": "grid",
-            "checkpoint_dir": str(tmp_path / "checkpoints"), "data_dir": tmp_path / "data", "register": None,
+            "checkpoint_dir": str(tmp_path / "kept"), "data_dir": tmp_path / "data", "register": None,
         }  # fmt: skip
         grid = grid or Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, fixed={"dataset": "digits"})
         return make_plan(grid, ["a note"], Namespace(**{**given, **flags}))
@@ -35,7 +35,8 @@ def test_what_is_not_said_has_its_default(made, uri, tmp_path):
     assert (plan.named, plan.again, plan.retries, plan.address, plan.model) == (False, False, 2, None, None)
     assert re.fullmatch(r"grid-\d{8}-\d{6}", plan.name)
     assert plan.workers == min(len(os.sched_getaffinity(0)), 4)
-    assert (plan.tracking_uri, plan.checkpoint_dir) == (uri, tmp_path / "checkpoints")
+    assert (plan.tracking_uri, plan.checkpoint_dir) == (uri, tmp_path / "kept")
+    assert made(checkpoint_dir=None).checkpoint_dir == tmp_path / "checkpoints"  # beside the store
     assert (plan.options.evaluate_every, plan.options.checkpoint_every, plan.options.stop_dead) == (10, 10, False)
     assert (plan.datasets, plan.device, plan.notes) == (["digits"], "cpu", ["a note"])
 
@@ -136,7 +137,7 @@ def test_the_plan_is_described_line_by_line(made, uri, tmp_path):
         "workers        1, a thread each",
         "data           digits, comes with scikit-learn",
         f"store          {uri}",
-        f"checkpoints    every 1 epoch, in {tmp_path / 'checkpoints'}",
+        f"checkpoints    every 1 epoch, in {tmp_path / 'kept'}",
         "model          the best generator becomes a version of best",
     ]
     said = describe_plan(made(Grid({"z_dim": (5,)}, fixed={"dataset": "digits"})))

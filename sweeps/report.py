@@ -1,6 +1,5 @@
 """Compare the settings of a sweep: write a page that says which is best and how sure one can be."""
 
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -50,7 +49,7 @@ def report_folder(uri: str, sweep: str) -> Path:
     """Where a sweep's report goes: beside an SQLite store, as artifacts do, else in the project's folder."""
     from gan_core.storage import project_root
     from gan_core.tracking.store import sqlite_file
-    from sweeps.comparison.artifacts import safe_name
+    from sweeps.comparison.page import safe_name
 
     file = sqlite_file(uri)
     return (file.parent if file else project_root()) / "reports" / safe_name(sweep)
@@ -90,10 +89,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
     add_store(parser)
     parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where to write it (default: reports/NAME beside the store)",
+        "--output", type=Path, metavar="DIR", help="where to write it (default: reports/NAME beside the store)"
     )
     return parser
 
@@ -112,8 +108,6 @@ def _require_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to the folder {folder}")
 
 
 def command() -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from gan_core import metric_names as names
 from gan_core.config import RunConfig
+from gan_core.metric_names import SCORES
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.compare import SCORES
 from sweeps.comparison.records import AbsentRun, Classifier, RunRecord, SweepRecord
 
 REAL = dict(zip(SCORES, (0.1, 0.001, 9.8, 0.92, 0.94, 0.92, 0.95, 0.001, 0.995), strict=True))

@@ -14,10 +14,7 @@ from gan_core.cli import exit_code
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
-from sweeps.comparison.records import HISTORIES, ask_database, ask_server
 from sweeps.report import main, publish_report, report_folder, write_files
-
-EPOCHS = 4
 
 
 def run(*words):
@@ -228,19 +225,6 @@ def test_a_broken_picture_is_left_out(write, uri, tmp_path):
     html = (tmp_path / "out" / "report.html").read_text()
     assert "no sheet kept" in html
     assert "no losses of single iterations are kept" in html
-
-
-def test_both_ways_to_read_histories_read_the_same(write, uri):
-    write("one", seeds=(0, 1))
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("gan-grid").experiment_id
-    run_ids = [run.info.run_id for run in client.search_runs([experiment]) if "lr" not in run.data.params]
-    points = [
-        sorted((run_id, point.key, point.step, point.value) for run_id, point in ask(client, run_ids, HISTORIES))
-        for ask in (ask_database, ask_server)
-    ]
-    assert len(points[0]) == 4 * (5 * EPOCHS + 1 + 3)
-    assert points[0] == points[1]
 
 
 def test_the_folder_is_beside_the_store_and_is_written_whole(uri, tmp_path):

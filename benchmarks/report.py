@@ -1,7 +1,7 @@
 """What the report of a sweep takes in a store of many: `python benchmarks/report.py`.
 
 Builds a store of 1,000 runs of 100 epochs (25 sweeps of 8 settings × 5 seeds) in a minute or two, then times
-`python sweeps/report.py` as a user starts it, and the ways to read metrics' histories.
+`python sweeps/report.py` as a user starts it, and the reading of metrics' histories.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from gan_core.config import RunConfig
 from gan_core.evaluation.scores import SCORES
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.records import HISTORIES, ask_database, ask_server
+from sweeps.comparison.records import HISTORIES, read_histories
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 100
@@ -106,7 +106,7 @@ def _files(client: MlflowClient, run_id: str, folder: Path) -> None:
 
 
 def measure(uri: str, folder: Path, rounds: int) -> None:
-    """The command's wall time; then each way to read the histories of one sweep, on its own."""
+    """The command's wall time; then the reading of one sweep's histories, on its own."""
     command = [
         sys.executable,
         ROOT / "sweeps" / "report.py",
@@ -128,13 +128,12 @@ def measure(uri: str, folder: Path, rounds: int) -> None:
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("gan-grid").experiment_id], max_results=42)
     run_ids = [run.info.run_id for run in found if "seed" in run.data.params][:40]
-    for name, read in (("all runs at once", ask_database), ("run by run, 8 threads", ask_server)):
-        times = []
-        for _ in range(rounds):
-            began = time.perf_counter()
-            points = sum(1 for _ in read(client, run_ids, HISTORIES))
-            times.append(time.perf_counter() - began)
-        print(f"{len(HISTORIES)} histories of {len(run_ids)} runs, {points:,} points, {name}: {_spread(times)}")
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        points = sum(map(len, read_histories(client, run_ids, HISTORIES).values()))
+        times.append(time.perf_counter() - began)
+    print(f"{len(HISTORIES)} histories of {len(run_ids)} runs, {points:,} points: {_spread(times)}")
 
 
 def _spread(times: list[float]) -> str:

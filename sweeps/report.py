@@ -18,7 +18,12 @@ PROGRAM = "report.py"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the report; the exit code."""
-    args = _parser().parse_args(argv)
+    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
+    parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
+    add_store(parser)
+    where = "where to write it (default: reports/NAME beside the store)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=where)
+    args = parser.parse_args(argv)
     # Only now: MLflow, matplotlib and the statistics take seconds to import.
     from mlflow.exceptions import MlflowException
 
@@ -33,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = MlflowClient(uri)
         parent, namesakes = find_sweep(client, args.experiment, args.sweep)
         folder = args.output or report_folder(uri, parent.info.run_name)
-        _require_folder(folder)
         record = read_sweep(client, parent, namesakes)
         write_files(folder, report_files(client, compare(record)))
     except MlflowException as error:  # a schema of another MLflow version, a server that went away
@@ -84,16 +88,6 @@ def publish_report(client: "MlflowClient", uri: str, comparison: "Comparison") -
     return folder / PAGE
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
-    parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
-    add_store(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write it (default: reports/NAME beside the store)"
-    )
-    return parser
-
-
 def _require_store(uri: str) -> None:
     from gan_core.tracking.store import check_store, sqlite_file
 
@@ -101,13 +95,6 @@ def _require_store(uri: str) -> None:
     if file is not None and not (file.is_file() and file.stat().st_size):
         raise UserError(f"there is no store {file}; python sweeps/run_grid.py makes one")
     check_store(uri)
-
-
-def _require_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def command() -> None:

@@ -6,6 +6,7 @@ A part of a claim names the values that a number may have if the claim is true. 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ CLAIMED = ("sgd", "adam")
 LABEL = "{optimizer} {learning_rate}, z_dim {z_dim}"
 CLEAR_Z, BLURRED_Z, USUAL_Z = 20, 200, 100
 SENSIBLE_Z = (50, 100)
+ARRAYS = {"D": "discriminator", "G": "generator"}
 SWING = {"D": names.LOSS_STD_D, "G": names.LOSS_STD_G}
 CLARITY = {"fd": names.FD, "precision": names.PRECISION, "confidence": names.CONFIDENCE}  # how clear images are
 NEAR = 1 / 3  # "near 6" is 4 to 8: the practical's numbers were read off curves
@@ -68,10 +70,11 @@ def section(comparison: Comparison, artifacts: Artifacts) -> Section | None:
         both = [Line("G", runs, names.LOSS_G, G_COLOUR), Line("D", runs, names.LOSS_D, D_COLOUR)]
         pictures[f"practical_z{z}"] = loss_chart(both)
     sheets = artifacts.last_sheets([run for runs in sgd.values() for run in runs if run.seed == comparison.seed])
+    peaks = {run.run_id: artifacts.read(run, names.LOSSES_ARRAYS, _peaks) or {} for runs in duel for run in runs}
     fields = {name: sorted({run.fields.get(name, "") for run in comparison.record.runs}) for name in AS_IT_WAS}
     values = {
         "its": claims,
-        "claims": claims.all(_peaks(artifacts, [run for runs in duel for run in runs])),
+        "claims": claims.all(peaks),
         "sheets": {int(sheet.run.fields["z_dim"]): sheet for sheet in sheets},
         "differs": {name: found for name, found in fields.items() if found != [AS_IT_WAS[name]]},
         "strong": STRONG,
@@ -89,15 +92,10 @@ def is_its_grid(comparison: Comparison) -> bool:
     return optimizers >= set(CLAIMED) or ("sgd" in optimizers and len(z_dims) > 1)
 
 
-def _peaks(artifacts: Artifacts, runs: Sequence[RunRecord]) -> dict[tuple[str, str], float]:
-    """The highest loss of an iteration in the first epoch, by run id and network; without the runs that kept none."""
-    found = {run.run_id: artifacts.losses(run) for run in runs}
-    return {
-        (run_id, network): float(losses[name][0].max())
-        for run_id, losses in found.items()
-        for network, name in (("D", "discriminator"), ("G", "generator"))
-        if losses and losses[name].ndim == 2 and losses[name].size
-    }
+def _peaks(file: Path) -> dict[str, float]:
+    """The highest loss of an iteration in the first epoch, by the network."""
+    with np.load(file) as arrays:
+        return {network: float(arrays[name][0].max()) for network, name in ARRAYS.items()}
 
 
 def outcome_of(found: Estimate, *within: Range) -> Outcome:
@@ -150,8 +148,8 @@ class Claims:
                 found[int(fields["z_dim"])] = setting
         return dict(sorted(found.items()))
 
-    def all(self, peaks: Mapping[tuple[str, str], float]) -> list[Part]:
-        """Every claim. peaks: the highest loss in the first epoch, by run id and network, at the usual z_dim."""
+    def all(self, peaks: Mapping[str, Mapping[str, float]]) -> list[Part]:
+        """Every claim. peaks: the highest loss in the first epoch, by run id at the usual z_dim, and by network."""
         return [
             _every("sgd wins", [self._sgd_wins()]),
             _every("loss curves", self._loss_curves(peaks)),
@@ -174,7 +172,7 @@ class Claims:
         lacks = self._lacks("sgd", "adam", fd=True) or "no pair"
         return decide("adam / sgd", ratios.mean(axis=1), unit="times", lacks=lacks)
 
-    def _loss_curves(self, peaks: Mapping[tuple[str, str], float]) -> list[Part]:
+    def _loss_curves(self, peaks: Mapping[str, Mapping[str, float]]) -> list[Part]:
         """SGD's curves and Adam's at one z_dim."""
         sgd, adam = (self.duel[name].finished if name in self.duel else [] for name in CLAIMED)
 
@@ -184,8 +182,8 @@ class Claims:
             return decide(key, values, within, lacks=lacks, optimizer=optimizer, network=network, near=about)
 
         def peak(optimizer: str, network: str, about: float) -> Part:
-            keys = [(run.run_id, network) for run in (sgd if optimizer == "sgd" else adam)]
-            return near("peak", optimizer, network, [peaks[key] for key in keys if key in peaks], about)
+            values = [peaks.get(run.run_id, {}).get(network, math.nan) for run in (sgd if optimizer == "sgd" else adam)]
+            return near("peak", optimizer, network, values, about)
 
         def swings(network: str) -> Part:
             ratios = _tenths(adam, SWING[network]) / _tenths(sgd, SWING[network])

@@ -21,7 +21,6 @@ import pandas as pd
 from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from numpy.typing import NDArray
 from PIL import Image
 
 import studies
@@ -42,7 +41,7 @@ SHEET_COLUMNS = 4
 LONGEST_NAME = 80  # of a file
 PAGE, MARKDOWN, SETTINGS_CSV, RUNS_CSV = "report.html", "report.md", "settings.csv", "runs.csv"
 # What is raised for a file that is not there, or is broken.
-ABSENT = (MlflowException, OSError, ValueError, KeyError, BadZipFile)
+ABSENT = (MlflowException, OSError, ValueError, LookupError, BadZipFile)
 Read = TypeVar("Read")
 
 
@@ -82,7 +81,7 @@ class Artifacts:
         """The sheets of these runs and epochs."""
 
         def fetch(what: tuple[RunRecord, int]) -> Sheet:
-            return Sheet(*what, self._read(what[0], names.sheet_name(what[1]), _small_sheet))
+            return Sheet(*what, self.read(what[0], names.sheet_name(what[1]), _small_sheet))
 
         with ThreadPoolExecutor(THREADS) as threads:
             return list(threads.map(fetch, wanted))
@@ -92,20 +91,13 @@ class Artifacts:
         kept = zip(runs, self.sheet_epochs(runs), strict=True)
         return self.sheets((run, epochs[-1]) for run, epochs in kept if epochs)
 
-    def losses(self, run: RunRecord) -> dict[str, NDArray[np.float32]] | None:
-        """The losses of D and of G, epochs × iterations, by `discriminator`, `generator`."""
-        return self._read(run, names.LOSSES_ARRAYS, _losses)
-
-    def text(self, of: RunRecord | SweepRecord, name: str) -> str | None:
-        """A text file of a run or a sweep; None if it has none."""
-        return self._read(of, name, Path.read_text)
-
-    def _read(self, of: RunRecord | SweepRecord, name: str, read: Callable[[Path], Read]) -> Read | None:
+    def read(self, of: RunRecord | SweepRecord, name: str, how: Callable[[Path], Read]) -> Read | None:
+        """What `how` makes of a file of a run or a sweep; None if there is none or it is broken."""
         try:
             with tempfile.TemporaryDirectory(prefix="gan-artifact-") as folder:
                 # By the artifacts' own address: by the run's id the store is asked for it first.
                 address = f"{of.artifact_uri}/{name}"
-                return read(Path(download_artifacts(address, dst_path=folder, tracking_uri=self.client.tracking_uri)))
+                return how(Path(download_artifacts(address, dst_path=folder, tracking_uri=self.client.tracking_uri)))
         except ABSENT:
             return None
 
@@ -116,11 +108,6 @@ def _small_sheet(file: Path) -> bytes:
         size = (sheet.width // SHEET_SCALE, sheet.height // SHEET_SCALE)
         sheet.convert("L").resize(size, Image.Resampling.NEAREST).save(png, format="png")
     return png.getvalue()
-
-
-def _losses(file: Path) -> dict[str, NDArray[np.float32]]:
-    with np.load(file) as arrays:
-        return {name: np.asarray(arrays[name]) for name in ("discriminator", "generator")}
 
 
 @dataclass(frozen=True)
@@ -144,7 +131,7 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
     for section in sections.values():
         pictures |= section.pictures
         sheets += section.sheets
-    sweep_file = artifacts.text(record, names.SWEEP_FILE)
+    sweep_file = artifacts.read(record, names.SWEEP_FILE, Path.read_text)
     values = {
         "c": comparison,
         "record": record,

@@ -131,8 +131,6 @@ def to_markdown(html: str) -> str:
 class _Markdown(MarkdownConverter):
     """Says in Markdown what the page says by the look of a tag, and escapes all of Markdown's signs in texts."""
 
-    convert_figure = MarkdownConverter.convert_div
-
     def escape(self, text: str, parent_tags: set[str]) -> str:
         return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", text)
 
@@ -144,6 +142,9 @@ class _Markdown(MarkdownConverter):
 
     def convert_dt(self, el: Tag, text: str, parent_tags: set[str]) -> str:
         return f"- **{text}**: "
+
+    def convert_figure(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f"\n\n{text}\n\n"
 
     def convert_dd(self, el: Tag, text: str, parent_tags: set[str]) -> str:
         return f"{text}\n"

@@ -8,7 +8,7 @@ from typing import Literal
 from gan_core import metric_names as names
 from gan_core import rng
 from sweeps.comparison.compare import Comparison
-from sweeps.comparison.records import FINISHED, SweepRecord
+from sweeps.comparison.records import FINISHED, AbsentRun, RunRecord, SweepRecord
 
 Kind = Literal[
     "nothing finished", "several classifiers", "not scored", "nothing usable", "one setting", "one seed",
@@ -44,17 +44,18 @@ def give_verdict(comparison: Comparison) -> Verdict:
             if health not in SOUND:
                 broken.setdefault(health, []).append((setting.name, runs, len(setting.finished)))
     left_out: dict[str, list[str]] = {}
-    for name, status in [(each.name, each.status) for each in (*record.runs, *record.absent)]:
-        if status != FINISHED:
-            left_out.setdefault(status, []).append(name)
-    failed = [each for each in settings if each.finished and any(run.status == "FAILED" for run in each.runs)]
+    everything: list[RunRecord | AbsentRun] = [*record.runs, *record.absent]
+    for each in everything:
+        if each.status != FINISHED:
+            left_out.setdefault(each.status, []).append(each.name)
+    failed = [setting for setting in settings if any(run.status == "FAILED" for run in setting.runs)]
     lengths = sorted({run.epochs for run in finished})
     return Verdict(
         _kind(comparison),
         best_is_unsound=best is not None and any(health not in SOUND for health in best.health),
         broken=broken,
         left_out=left_out,
-        flattered=[setting.name for setting in failed],
+        flattered=[setting.name for setting in failed if setting.finished],
         unscored=[run.name for run in finished if names.FD in comparison.scores and run.score(names.FD) is None],
         epochs=lengths if len(lengths) > 1 and "epochs" not in comparison.axes else [],
     )

@@ -81,7 +81,7 @@ def as_the_practical_has_it(made_up, swing=2.0):
             else:
                 run = made_up.with_losses(run, D=[1.5 + shift] * 20, G=[2.0 + shift] * 20)
             runs.append(run)
-            peaks |= {(run.run_id, "D"): D, (run.run_id, "G"): G}
+            peaks[run.run_id] = {"D": D, "G": G}
     return runs, peaks
 
 

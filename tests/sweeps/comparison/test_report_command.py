@@ -16,6 +16,8 @@ from gan_core.tracking.store import prepare_store
 from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
 from sweeps.report import main, publish_report, report_folder, write_files
 
+SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
+
 
 def run(*words):
     return exit_code("report.py", lambda: main([str(word) for word in words]))
@@ -187,14 +189,14 @@ def test_mistakes_are_one_line(write, uri, tmp_path, capsys):
     write("one", seeds=(0,))
     for name in ("two", "'; DROP TABLE runs; --", "0" * 32):
         assert "there is no sweep" in said("--tracking-uri", uri, "--sweep", name)
-    assert "cannot make the folder" in said("--tracking-uri", uri, "--output", "/proc/none")
+    assert "cannot write" in said("--tracking-uri", uri, "--output", "/proc/none")
     (tmp_path / "file").touch()
-    assert "cannot make the folder" in said("--tracking-uri", uri, "--output", tmp_path / "file")
+    assert "cannot write" in said("--tracking-uri", uri, "--output", tmp_path / "file")
     assert "unrecognized arguments" in said("--sweeps", "x")
 
 
 def test_the_command_as_it_is_typed(command, tmp_path):
-    done = command(Path(__file__).parents[3] / "sweeps" / "report.py", "--tracking-uri", tmp_path / "none.db")
+    done = command(SCRIPT, "--tracking-uri", tmp_path / "none.db")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("report.py: there is no store")
@@ -234,11 +236,12 @@ def test_the_folder_is_beside_the_store_and_is_written_whole(uri, tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "sheets"]
 
 
-def test_a_store_of_another_mlflow_version_is_one_line(write, uri, capsys):
+def test_a_store_of_another_mlflow_version_is_one_line(write, uri, command):
     write("a sweep", seeds=(0,))
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
         database.commit()
-    assert run("--tracking-uri", uri) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    done = command(SCRIPT, "--tracking-uri", uri)  # in this process the store is open already
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
     assert line.startswith("report.py: cannot read the store")

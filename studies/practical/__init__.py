@@ -15,7 +15,7 @@ import pandas as pd
 from gan_core import metric_names as names
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.plots import D_COLOUR, G_COLOUR
-from sweeps.comparison.charts import COLOURS, LOSSES, Line, Picture, loss_chart
+from sweeps.comparison.charts import COLOURS, LOSSES, Line, Picture, chart
 from sweeps.comparison.compare import Comparison, Setting
 from sweeps.comparison.page import Artifacts, Section
 from sweeps.comparison.records import RunRecord
@@ -65,10 +65,10 @@ def section(comparison: Comparison, artifacts: Artifacts) -> Section | None:
             Line(LABEL.format(**runs[0].fields), runs, metric, colour)
             for runs, colour in zip(duel, COLOURS, strict=False)
         ]
-        pictures[f"practical_losses_{network}"] = loss_chart(lines, f"Loss of {network}")
+        pictures[f"practical_losses_{network}"] = chart(lines, f"Loss of {network}")
     for z, runs in sgd.items():
         both = [Line("G", runs, names.LOSS_G, G_COLOUR), Line("D", runs, names.LOSS_D, D_COLOUR)]
-        pictures[f"practical_z{z}"] = loss_chart(both)
+        pictures[f"practical_z{z}"] = chart(both)
     sheets = artifacts.last_sheets([run for runs in sgd.values() for run in runs if run.seed == comparison.seed])
     peaks = {run.run_id: artifacts.read(run, names.LOSSES_ARRAYS, _peaks) or {} for runs in duel for run in runs}
     fields = {name: sorted({run.fields.get(name, "") for run in comparison.record.runs}) for name in AS_IT_WAS}
@@ -124,29 +124,25 @@ class Claims:
         """Choose the settings that the claims are about: of each optimizer those at its usual learning rate."""
         self._comparison = comparison
         self._scored = names.FD in comparison.scores
-        self.rates = {name: self._usual_rate(name) for name in CLAIMED}
-        self.settings = {name: self._by_z(name) for name in CLAIMED}
+        self.rates: dict[str, float | None] = {}
+        self.settings: dict[str, dict[int, Setting]] = {}  # optimizer → z_dim, in order → setting with finished runs
+        for name in CLAIMED:
+            self.rates[name], self.settings[name] = self._at_usual_rate(name)
         sgd, adam = (settings.keys() for settings in self.settings.values())
         # The z_dim at which optimizers are compared: the nearest that both have.
         self.usual_z = min(sorted(sgd & adam or sgd | adam), key=lambda z: abs(z - USUAL_Z), default=USUAL_Z)
         self.duel = {name: its[self.usual_z] for name, its in self.settings.items() if self.usual_z in its}
 
-    def _usual_rate(self, optimizer: str) -> float | None:
-        """Its default learning rate if the sweep has it, else that of its best setting by fd."""
-        fields = [setting.runs[0].fields for setting in self._comparison.settings]  # the best first
-        rates = [float(each["learning_rate"]) for each in fields if each["optimizer"] == optimizer]
-        default = OPTIMIZERS[optimizer].learning_rate
-        return default if default in rates else next(iter(rates), None)
-
-    def _by_z(self, optimizer: str) -> dict[int, Setting]:
-        """The settings of an optimizer at its usual learning rate that have finished runs, by z_dim, in order."""
-        found = {}
-        for setting in self._comparison.settings:
+    def _at_usual_rate(self, optimizer: str) -> tuple[float | None, dict[int, Setting]]:
+        """Its default learning rate if the sweep has it, else that of its best setting by fd; the settings there."""
+        found: dict[float | None, dict[int, Setting]] = {}
+        for setting in self._comparison.settings:  # the best first
             fields = setting.runs[0].fields
-            usual = fields["optimizer"] == optimizer and float(fields["learning_rate"]) == self.rates[optimizer]
-            if usual and setting.finished:
-                found[int(fields["z_dim"])] = setting
-        return dict(sorted(found.items()))
+            if fields["optimizer"] == optimizer:
+                found.setdefault(float(fields["learning_rate"]), {})[int(fields["z_dim"])] = setting
+        default = OPTIMIZERS[optimizer].learning_rate
+        rate = default if default in found else next(iter(found), None)
+        return rate, {z: setting for z, setting in sorted(found.get(rate, {}).items()) if setting.finished}
 
     def all(self, peaks: Mapping[str, Mapping[str, float]]) -> list[Part]:
         """Every claim. peaks: the highest loss in the first epoch, by run id at the usual z_dim, and by network."""

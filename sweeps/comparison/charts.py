@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,6 @@ DARK = {
     "#0072b2": "#4ba3dc", "#d55e00": "#f07f35", "#009e73": "#2fbf95",
     D_COLOUR: "#5b9ce6", G_COLOUR: "#ee8a45",
 }  # fmt: skip
-SIZE = (5.4, 3.3)  # inches; about half of a wide page, and readable on a phone
 LEGEND_COLUMNS = 3
 FEW_LINES = 3
 FEW_EPOCHS = 20  # up to here points are marked
@@ -88,26 +88,31 @@ def lines_of(settings: Sequence[Setting], comparison: Comparison, metric: str) -
 
 
 @rc_context(STYLE)
-def fd_chart(lines: Sequence[Line], real: float, untrained: float) -> Picture:
-    """The Fréchet distance over the epochs: geometric means over seeds, with their range."""
-    figure, axes = _axes("", "Fréchet distance", (8.6, 4), lines)
-    for value, name in ((real, "real images"), (untrained, "untrained G")):
-        if value > 0:
-            axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
-            axes.annotate(
-                name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),
-                textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
-            )  # fmt: skip
-    _log_axis(axes)
-    return _picture(figure)
-
-
-@rc_context(STYLE)
-def loss_chart(lines: Sequence[Line], title: str = "") -> Picture:
-    """Losses over the epochs: means over seeds, their range as a band."""
-    figure, axes = _axes(title, LOSS_LABEL, SIZE, lines)
-    _loss_axis(axes)
-    return _picture(figure)
+def chart(lines: Sequence[Line], title: str = "", marks: Mapping[str, float] = MappingProxyType({})) -> Picture:
+    """A metric over the epochs: means over seeds, their range as a band. marks: values to compare fd with, by name."""
+    is_fd = lines[0].metric == names.FD
+    width, height = (8.6, 3.5) if is_fd else (5.4, 2.8)  # inches; half of a wide page is readable on a phone
+    # Margins that fit what stands there: to have them worked out takes as long as the drawing.
+    below = 0.65 + 0.2 * math.ceil(len(lines) / LEGEND_COLUMNS)
+    full = height + below
+    figure = Figure(figsize=(width, full))
+    axes = figure.add_axes((0.62 / width, below / full, 1 - 0.75 / width, 1 - (below + 0.3) / full))
+    axes.set(title=title, xlabel="epoch", ylabel="Fréchet distance" if is_fd else LOSS_LABEL)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    _draw(axes, lines)
+    if axes.lines:
+        figure.legend(loc="lower center", ncols=min(LEGEND_COLUMNS, len(axes.lines)))
+    for name, value in marks.items():
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 2), "textcoords": "offset points"}
+        axes.annotate(name, (1, value), **place, ha="right", va="bottom", fontsize=8.5)
+    drawing, image = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawing, format="svg", metadata={"Date": None})
+    figure.savefig(image, format="png")
+    light = dark = drawing.getvalue()
+    for colour, instead in DARK.items():
+        dark = dark.replace(colour.encode(), instead.encode())
+    return Picture(light, dark, image.getvalue())
 
 
 @rc_context(STYLE)
@@ -121,9 +126,7 @@ def losses_overview(comparison: Comparison, settings: Sequence[Setting]) -> Figu
     grid = figure.subplots(len(rows), 2, squeeze=False, sharex=True)
     for panels, (row, lines) in zip(grid, rows.items(), strict=True):
         for axes, network in zip(panels, ("D", "G"), strict=True):
-            for line in lines:
-                _draw(axes, line._replace(metric=LOSSES[network]))
-            _loss_axis(axes)
+            _draw(axes, [line._replace(metric=LOSSES[network]) for line in lines])
             axes.set_title(f"Loss of {network}{row}")
         panels[0].set_ylabel(LOSS_LABEL)
         if panels[1].lines:  # a row of runs that broke in their first epoch has none
@@ -156,57 +159,23 @@ def contact_sheet(comparison: Comparison, last: Sequence[tuple[RunRecord, bytes 
     return figure
 
 
-def _axes(title: str, label: str, size: tuple[float, float], lines: Sequence[Line]) -> tuple[Figure, Axes]:
-    """A figure of these lines. Its margins fit what stands there: to have them worked out doubles the time."""
-    width, height = size
-    below = 0.65 + 0.2 * math.ceil(len(lines) / LEGEND_COLUMNS)
-    full = height + below - 0.5
-    figure = Figure(figsize=(width, full))
-    axes = figure.add_axes((0.62 / width, below / full, 1 - 0.75 / width, 1 - (below + 0.3) / full))
-    axes.set(title=title, xlabel="epoch", ylabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+def _draw(axes: Axes, lines: Sequence[Line]) -> None:
+    """Each line's mean over the runs at each epoch, and a band for their range, on a scale that shows them."""
+    shown = []
     for line in lines:
-        _draw(axes, line)
-    return figure, axes
-
-
-def _draw(axes: Axes, line: Line) -> None:
-    """The metric's mean over the runs at each epoch, and a band for their range."""
-    over = over_epochs(line.runs, line.metric)
-    if over.empty:
-        return
-    if len(line.runs) > 1:
-        axes.fill_between(over.index, over["least"], over["most"], color=line.colour, alpha=0.16, linewidth=0)
-    marker = "." if len(over) <= FEW_EPOCHS else ""
-    axes.plot(over["mean"], color=line.colour, linestyle=line.style, marker=marker, label=line.label)
-
-
-def _loss_axis(axes: Axes) -> None:
-    """From 0, or logarithmic where a collapsed run at the clamp of 100 would flatten all others."""
-    shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
-    shown = shown[np.isfinite(shown) & (shown > 0)]
-    if len(shown) and shown.max() > 20 * np.median(shown):
-        _log_axis(axes)
+        over = over_epochs(line.runs, line.metric)
+        if over.empty:
+            continue
+        if len(line.runs) > 1:
+            axes.fill_between(over.index, over["least"], over["most"], color=line.colour, alpha=0.16, linewidth=0)
+        marker = "." if len(over) <= FEW_EPOCHS else ""
+        axes.plot(over["mean"], color=line.colour, linestyle=line.style, marker=marker, label=line.label)
+        shown += [mean for mean in over["mean"] if mean > 0]
+    # Logarithmic where a collapsed run at the clamp of 100 would flatten all others.
+    if lines[0].metric == names.FD or (shown and max(shown) > 20 * np.median(shown)):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(bottom=0)
-
-
-def _log_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _picture(figure: Figure) -> Picture:
-    """The figure, with a legend below the curves."""
-    labels = figure.axes[0].get_legend_handles_labels()[1]
-    if labels:
-        figure.legend(loc="lower center", ncols=min(LEGEND_COLUMNS, len(labels)))
-    drawing, image = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawing, format="svg", metadata={"Date": None})
-    figure.savefig(image, format="png")
-    light = dark = drawing.getvalue()
-    for colour, instead in DARK.items():
-        dark = dark.replace(colour.encode(), instead.encode())
-    return Picture(light, dark, image.getvalue())

@@ -252,11 +252,12 @@ def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, ch
     pictures = {}
     for network, metric in charts.LOSSES.items() if losses else ():
         lines = charts.lines_of(losses, comparison, metric)
-        pictures[f"losses_{network}"] = charts.loss_chart(lines, f"Loss of {network}")
+        pictures[f"losses_{network}"] = charts.chart(lines, f"Loss of {network}")
     if measured := comparison.order(comparison.measured[:LINES]):
         classifier = comparison.record.classifiers[0]
-        bounds = (each[names.FD] for each in (classifier.real_baseline, classifier.untrained_baseline))
-        pictures["fd"] = charts.fd_chart(charts.lines_of(measured, comparison, names.FD), *bounds)
+        bounds = {"real images": classifier.real_baseline, "untrained G": classifier.untrained_baseline}
+        marks = {name: bound[names.FD] for name, bound in bounds.items() if bound[names.FD] > 0}
+        pictures["fd"] = charts.chart(charts.lines_of(measured, comparison, names.FD), marks=marks)
     return pictures
 
 

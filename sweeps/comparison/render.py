@@ -95,11 +95,9 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-FILTERS = {
-    "number": number, "signed": signed, "interval": interval, "estimate": estimate, "p_value": p_value,
-    "p_clause": p_clause, "counted": counted, "listed": listed, "some": some, "duration": duration,
-    "moment": moment, "data_uri": data_uri, "quote": quote,
-}  # fmt: skip
+FILTERS = (
+    number, signed, interval, estimate, p_value, p_clause, counted, listed, some, duration, moment, data_uri, quote
+)  # fmt: skip
 
 
 def render(template: str, values: Mapping[str, Any], packages: Sequence[str] = ()) -> str:
@@ -109,14 +107,12 @@ def render(template: str, values: Mapping[str, Any], packages: Sequence[str] = (
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 
-    loader = ChoiceLoader(
-        [PackageLoader("sweeps.comparison"), PrefixLoader({name: PackageLoader(name) for name in packages})]
-    )
+    of_studies = PrefixLoader({name: PackageLoader(name) for name in packages})
     environment = Environment(
-        loader=loader, autoescape=".html" in template, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=ChoiceLoader([PackageLoader("sweeps.comparison"), of_studies]), autoescape=".html" in template,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= FILTERS
+    environment.filters |= {function.__name__: function for function in FILTERS}
     environment.globals |= {"LEVEL": LEVEL, "POWER": POWER, "MOST_SEEDS": MOST_SEEDS}
     return environment.get_template(template).render(values)
 

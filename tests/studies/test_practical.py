@@ -38,8 +38,7 @@ def by_z(made_up, fds, spread=0.02):
 
 
 @pytest.mark.parametrize(
-    ("adam", "spread", "outcome"),
-    [(25.0, 0.05, "holds"), (2.0, 0.05, "does not hold"), (5.2, 0.3, "not decided")],
+    ("adam", "spread", "outcome"), [(25.0, 0.05, "holds"), (2.0, 0.05, "does not hold"), (5.2, 0.3, "not decided")]
 )
 def test_sgd_beats_adam(claims_of, made_up, adam, spread, outcome):
     fds = {("sgd", 20): 5.0, ("sgd", 50): 5.0, ("adam", 20): adam, ("adam", 50): adam}
@@ -125,12 +124,7 @@ def test_the_clearest_digits(claims_of, made_up):
 
 @pytest.mark.parametrize(
     ("first", "last", "outcome"),
-    [
-        (3.5, 3.5, "holds"),
-        (6.0, 3.5, "does not hold"),
-        (3.5, 1.0, "does not hold"),
-        (3.0, 3.0, "not decided"),
-    ],
+    [(3.5, 3.5, "holds"), (6.0, 3.5, "does not hold"), (3.5, 1.0, "does not hold"), (3.0, 3.0, "not decided")],
 )
 def test_the_flat_loss(claims_of, made_up, first, last, outcome):
     runs = [

@@ -105,12 +105,7 @@ def test_axes_are_in_order_numbers_by_size_words_as_asked_for(comparison, made_u
     runs = [made_up.run(0, optimizer=name, z_dim=z) for z in (200, 20, 100) for name in ("adam", "rmsprop", "sgd")]
     found = comparison(runs, params={"optimizer": "sgd adam", "z_dim": "200 20 100"})
     assert found.axes == {"optimizer": ["sgd", "adam", "rmsprop"], "z_dim": ["20", "100", "200"]}
-    assert [each.name for each in found.order(found.settings)][:4] == [
-        "sgd_z20",
-        "sgd_z100",
-        "sgd_z200",
-        "adam_z20",
-    ]
+    assert [each.name for each in found.order(found.settings)][:4] == ["sgd_z20", "sgd_z100", "sgd_z200", "adam_z20"]
 
 
 def test_each_value_is_shown_with_its_best_setting(comparison, made_up):

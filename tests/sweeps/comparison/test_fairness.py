@@ -73,8 +73,7 @@ def test_an_axis_of_its_own_for_each_value_of_another(fair, made_up):
 
 def test_a_full_grid_is_even(fair, made_up):
     found = fair(
-        [made_up.run(0, batch_size=b, hidden_dim=h) for b in (32, 64) for h in (8, 16)],
-        ("batch_size", "hidden_dim"),
+        [made_up.run(0, batch_size=b, hidden_dim=h) for b in (32, 64) for h in (8, 16)], ("batch_size", "hidden_dim")
     )
     assert (found.derived, found.uneven, found.choices, found.unexplained) == ({}, {}, {}, {})
 

@@ -214,13 +214,7 @@ def test_next_to_nothing(files, made_up, runs):
 
 
 def test_other_axes_and_their_values_at_their_best(files, made_up):
-    fds = {
-        ("rmsprop", 0.001): 9.0,
-        ("rmsprop", 0.01): 6.0,
-        ("sgd", 0.03): 5.0,
-        ("sgd", 0.1): 4.0,
-        ("sgd", 0.2): 30.0,
-    }
+    fds = {("rmsprop", 0.001): 9.0, ("rmsprop", 0.01): 6.0, ("sgd", 0.03): 5.0, ("sgd", 0.1): 4.0, ("sgd", 0.2): 30.0}
     runs = [
         made_up.run(seed, fd * (1 + 0.02 * seed), optimizer=optimizer, learning_rate=rate, z_dim=30)
         for seed in range(3)

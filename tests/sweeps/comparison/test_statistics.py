@@ -34,11 +34,6 @@ def test_the_interval_is_scipys(values):
     assert (ours.low, ours.high) == pytest.approx((ours.mean - half, ours.mean + half), rel=1e-6, abs=1e-6)
 
 
-def test_an_interval_by_hand():
-    # n = 4, mean 3, standard deviation sqrt(10/3), t(0.975, 3) = 3.1824
-    assert interval([1, 2, 4, 5])[:3] == pytest.approx((3, 0.0948, 5.9052), abs=1e-4)
-
-
 def test_a_single_value_has_no_interval():
     assert interval([2.0])[0::3] == (2.0, 1)
     assert math.isnan(interval([2.0]).low)
@@ -114,13 +109,6 @@ def test_the_larger_an_effect_the_fewer_seeds_also_where_scipy_gives_up(effect):
     assert 2 <= seeds_needed(effect * 1.5, 0.0005) <= seeds_needed(effect, 0.0005)
 
 
-def test_the_power_is_what_simulation_gives():
-    n = seeds_needed(0.9)
-    differences = np.random.default_rng(0).normal(0.9, 1, (20_000, n))
-    found = (stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05).mean()
-    assert 0.79 < found < 0.87
-
-
 def test_spearman():
     x = [1.0, 2, 3, 4, 5, 6, 7, 8]
     y = [2.0, 1, 4, 3, 6, 5, 8, 7]
@@ -134,14 +122,3 @@ def test_spearman():
     assert not math.isnan(spearman(x[:4], y[:4]).mean)
     assert math.isnan(spearman(x, [1.0] * 8).mean)
     assert math.isnan(spearman([], []).mean)
-
-
-def test_the_interval_of_spearman_covers_what_it_should():
-    chance = np.random.default_rng(1)
-    inside = 0
-    for _ in range(400):
-        x = chance.normal(size=30)
-        y = x + chance.normal(size=30)
-        found = spearman(list(x), list(y))
-        inside += found.low < 0.690 < found.high  # 6/π·asin(ρ/2) for a Pearson ρ of 1/√2
-    assert 0.91 < inside / 400 < 0.99

@@ -104,8 +104,10 @@ def chart(lines: Sequence[Line], title: str = "", marks: Mapping[str, float] = M
         figure.legend(loc="lower center", ncols=min(LEGEND_COLUMNS, len(axes.lines)))
     for name, value in marks.items():
         axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
-        place = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 2), "textcoords": "offset points"}
-        axes.annotate(name, (1, value), **place, ha="right", va="bottom", fontsize=8.5)
+        axes.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),
+            textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
+        )  # fmt: skip
     drawing, image = io.BytesIO(), io.BytesIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
     figure.savefig(image, format="png")

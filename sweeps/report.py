@@ -18,12 +18,7 @@ PROGRAM = "report.py"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the report; the exit code."""
-    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
-    parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
-    add_store(parser)
-    where = "where to write it (default: reports/NAME beside the store)"
-    parser.add_argument("--output", type=Path, metavar="DIR", help=where)
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     # Only now: MLflow, matplotlib and the statistics take seconds to import.
     from mlflow.exceptions import MlflowException
 
@@ -86,6 +81,15 @@ def publish_report(client: "MlflowClient", uri: str, comparison: "Comparison") -
         write_files(Path(scratch), files)  # these files alone: the folder may hold others
         client.log_artifacts(comparison.record.run_id, scratch, REPORT)
     return folder / PAGE
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
+    parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
+    add_store(parser)
+    where = "where to write it (default: reports/NAME beside the store)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=where)
+    return parser
 
 
 def _require_store(uri: str) -> None:

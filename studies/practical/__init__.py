@@ -88,7 +88,7 @@ def is_its_grid(comparison: Comparison) -> bool:
     if not comparison.record.runs or not set(comparison.axes) <= AXES:
         return False
     fields = [run.fields for run in comparison.record.runs]
-    optimizers, z_dims = ({each[name] for each in fields} for name in ("optimizer", "z_dim"))
+    optimizers, z_dims = ({each.get(name) for each in fields} for name in ("optimizer", "z_dim"))
     return optimizers >= set(CLAIMED) or ("sgd" in optimizers and len(z_dims) > 1)
 
 

@@ -14,7 +14,7 @@ from gan_core.cli import exit_code
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
-from sweeps.report import main, publish_report, report_folder, write_files
+from sweeps.report import main, publish_report
 
 SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"
 
@@ -195,13 +195,6 @@ def test_mistakes_are_one_line(write, uri, tmp_path, capsys):
     assert "unrecognized arguments" in said("--sweeps", "x")
 
 
-def test_the_command_as_it_is_typed(command, tmp_path):
-    done = command(SCRIPT, "--tracking-uri", tmp_path / "none.db")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("report.py: there is no store")
-
-
 def test_help_and_mistakes_need_none_of_the_slow_imports(command):
     code = """
 import sys
@@ -227,13 +220,6 @@ def test_a_broken_picture_is_left_out(write, uri, tmp_path):
     html = (tmp_path / "out" / "report.html").read_text()
     assert "no sheet kept" in html
     assert "no losses of single iterations are kept" in html
-
-
-def test_the_folder_is_beside_the_store_and_is_written_whole(uri, tmp_path):
-    assert report_folder(uri, "mine") == tmp_path / "reports" / "mine"
-    write_files(tmp_path / "new", {"a.txt": b"a", "sheets/b.png": b"b"})
-    assert (tmp_path / "new" / "sheets" / "b.png").read_bytes() == b"b"
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "sheets"]
 
 
 def test_a_store_of_another_mlflow_version_is_one_line(write, uri, command):

@@ -66,16 +66,6 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class ValueAtBest:
-    """A value of an axis with the setting that has the least Fréchet distance among those with the value."""
-
-    value: str
-    setting: Setting
-    tried: int  # settings to choose from
-    contrast: Contrast | None  # with the first of the values; None for the first itself
-
-
-@dataclass(frozen=True)
 class Comparison:
     """The settings of a sweep by their Fréchet distance: the best first, those without one last."""
 
@@ -101,8 +91,11 @@ class Comparison:
         return next(iter(self.measured), None)
 
     @cached_property
-    def at_best(self) -> dict[str, list[ValueAtBest]]:
-        """Each axis that varies with its values at their best; empty where only one does."""
+    def at_best(self) -> dict[str, list[tuple[Setting, int, Contrast | None]]]:
+        """Each axis that varies with the values' best settings, the best first; empty where only one axis does.
+
+        With each setting: how many have its value, and its contrast with the first (None for the first itself).
+        """
         several = len(self.varied) > 1 and self.measured
         return {axis: _at_best(axis, self.measured) for axis in self.varied} if several else {}
 
@@ -211,14 +204,10 @@ def _contrasts(first: Setting, others: Sequence[Setting]) -> list[Contrast]:
     ]
 
 
-def _at_best(axis: str, measured: Sequence[Setting]) -> list[ValueAtBest]:
-    """The axis's values, each at its best, the best first. `measured`: ranked."""
+def _at_best(axis: str, measured: Sequence[Setting]) -> list[tuple[Setting, int, Contrast | None]]:
     by_value: dict[str, list[Setting]] = {}
-    for setting in measured:
+    for setting in measured:  # the best first
         by_value.setdefault(setting.values[axis], []).append(setting)
     first, *others = [settings[0] for settings in by_value.values()]
     contrasts = [None, *_contrasts(first, others)]
-    return [
-        ValueAtBest(value, settings[0], len(settings), contrast)
-        for (value, settings), contrast in zip(by_value.items(), contrasts, strict=True)
-    ]
+    return list(zip([first, *others], map(len, by_value.values()), contrasts, strict=True))

@@ -244,7 +244,7 @@ def _telling_settings(comparison: Comparison) -> list[Setting]:
     axis = next(iter(comparison.at_best), None)
     if axis is None:
         return [each for each in comparison.settings if any(run.epochs for run in each.runs)][:LOSS_LINES]
-    return [value.setting for value in comparison.at_best[axis]][:LOSS_LINES]
+    return [setting for setting, *_ in comparison.at_best[axis]][:LOSS_LINES]
 
 
 def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, charts.Picture]:

@@ -32,8 +32,7 @@ def quiet_mlflow() -> None:
 def open_database(uri: str, artifact_root: str | None = None) -> Any:
     """MLflow's store on a database, whose schema is made if it is not there.
 
-    The client cannot do two things: make a schema without its folder of artifacts, and read a metric's
-    history of many runs at once (`get_metric_history_bulk`).
+    The client cannot make a schema without its folder of artifacts.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

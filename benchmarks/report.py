@@ -26,7 +26,7 @@ from PIL import Image
 from gan_core.config import RunConfig
 from gan_core.evaluation.scores import SCORES
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.records import HISTORIES, ask_database, ask_server
+from sweeps.comparison.records import HISTORIES, _ask_database, _ask_server
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 100
@@ -128,7 +128,7 @@ def measure(uri: str, folder: Path, rounds: int) -> None:
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("gan-grid").experiment_id], max_results=42)
     run_ids = [run.info.run_id for run in found if "seed" in run.data.params][:40]
-    for name, read in (("all runs at once", ask_database), ("run by run, 8 threads", ask_server)):
+    for name, read in (("all runs at once", _ask_database), ("run by run, 8 threads", _ask_server)):
         times = []
         for _ in range(rounds):
             began = time.perf_counter()

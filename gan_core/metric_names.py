@@ -1,5 +1,7 @@
 """Every metric, tag and artifact that a run or a sweep has in MLflow, by name; nothing else spells them out."""
 
+import math
+
 # Metrics of an epoch: step = epoch, 1-based, one point per epoch.
 LOSS_D = "loss/discriminator"  # mean over the epoch
 LOSS_G = "loss/generator"
@@ -20,6 +22,18 @@ DENSITY = "quality/density"
 COVERAGE = "quality/coverage"
 CLASS_KL = "quality/class_kl"
 CONFIDENCE = "quality/confidence"
+SCORE_RANGES = {  # the least and the greatest value of each score, in the order in which scores are shown
+    FD: (0, math.inf),
+    KD: (-math.inf, math.inf),
+    INCEPTION_SCORE: (1, 10),
+    PRECISION: (0, 1),
+    RECALL: (0, 1),
+    DENSITY: (0, math.inf),
+    COVERAGE: (0, 1),
+    CLASS_KL: (0, math.inf),
+    CONFIDENCE: (0, 1),
+}
+SCORES = tuple(SCORE_RANGES)
 EVALUATION_SECONDS = "time/evaluation_seconds"
 
 # Tags of a run.

@@ -1,6 +1,5 @@
 """Compare the settings of a sweep: write a page that says which is best and how sure one can be."""
 
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = MlflowClient(uri)
         parent, namesakes = find_sweep(client, args.experiment, args.sweep)
         folder = args.output or report_folder(uri, parent.info.run_name)
-        _require_folder(folder)
         record = read_sweep(client, parent, namesakes)
         write_files(folder, report_files(client, compare(record)))
     except MlflowException as error:  # a schema of another MLflow version, a server that went away
@@ -50,7 +48,7 @@ def report_folder(uri: str, sweep: str) -> Path:
     """Where a sweep's report goes: beside an SQLite store, as artifacts do, else in the project's folder."""
     from gan_core.storage import project_root
     from gan_core.tracking.store import sqlite_file
-    from sweeps.comparison.artifacts import safe_name
+    from sweeps.comparison.page import safe_name
 
     file = sqlite_file(uri)
     return (file.parent if file else project_root()) / "reports" / safe_name(sweep)
@@ -89,12 +87,8 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/report.py --sweep study",))
     parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
     add_store(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where to write it (default: reports/NAME beside the store)",
-    )
+    where = "where to write it (default: reports/NAME beside the store)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=where)
     return parser
 
 
@@ -105,15 +99,6 @@ def _require_store(uri: str) -> None:
     if file is not None and not (file.is_file() and file.stat().st_size):
         raise UserError(f"there is no store {file}; python sweeps/run_grid.py makes one")
     check_store(uri)
-
-
-def _require_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to the folder {folder}")
 
 
 def command() -> None:

@@ -22,13 +22,13 @@ from gan_core.metric_names import (
     KD,
     PRECISION,
     RECALL,
+    SCORES,
 )
 from gan_core.networks import Generator, to_pixels
 from gan_core.rng import stream
 
 GENERATED_BLOCK = 1000  # images that G makes at once
 
-SCORES = (FD, KD, INCEPTION_SCORE, PRECISION, RECALL, DENSITY, COVERAGE, CLASS_KL, CONFIDENCE)
 # Those that need no comparison of single images: a third of the work (docs/quality.md).
 QUICK_SCORES = (FD, INCEPTION_SCORE, CLASS_KL, CONFIDENCE)
 

@@ -3,8 +3,7 @@
 from sweeps.comparison.compare import Comparison, compare
 from sweeps.comparison.page import PAGE, report_files, write_overview
 from sweeps.comparison.records import SweepRecord, find_sweep, read_sweep
-from sweeps.comparison.render import render
-from sweeps.comparison.summary import print_summary
+from sweeps.comparison.render import print_summary, render
 
 __all__ = [
     "PAGE",

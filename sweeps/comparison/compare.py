@@ -5,36 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import geometric_mean
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from gan_core import metric_names as names
+from gan_core.metric_names import SCORE_RANGES, SCORES
 from sweeps.comparison.records import RunRecord, SweepRecord
-from sweeps.comparison.statistics import (
-    LEVEL,
-    Estimate,
-    Matrix,
-    difference,
-    geometric_interval,
-    holm,
-    interval,
-    seeds_needed,
-    test,
-)
+from sweeps.comparison.statistics import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, test
 
-SCORES = (
-    names.FD, names.KD, names.INCEPTION_SCORE, names.PRECISION, names.RECALL, names.DENSITY, names.COVERAGE,
-    names.CLASS_KL, names.CONFIDENCE,
-)  # fmt: skip
 TRAINING = (names.LOSS_D, names.LOSS_G, names.SCORE_REAL, names.SCORE_FAKE)
-POSSIBLE = {
-    names.INCEPTION_SCORE: (1, 10),
-    names.DENSITY: (0, math.inf),
-    names.CLASS_KL: (0, math.inf),
-    **dict.fromkeys((names.PRECISION, names.RECALL, names.COVERAGE, names.CONFIDENCE), (0, 1)),
-}
-USABLE = ("ok", "d-dominant", "")  # healths with which the images may be good; "": not checked
 
 
 @dataclass(frozen=True)
@@ -45,8 +26,8 @@ class Setting:
     values: Mapping[str, str]  # axis → value
     runs: Sequence[RunRecord]  # that have begun, one per seed, in the order of the seeds
     planned: int
-    training: Mapping[str, Estimate]  # TRAINING after the last epoch
-    scores: Mapping[str, Estimate]  # those that can be shown; of fd the geometric mean
+    training: dict[str, Estimate]  # TRAINING after the last epoch
+    scores: dict[str, Estimate]  # those that can be shown; of fd the geometric mean
     health: Mapping[str, int]  # of the finished runs; "": not checked
     seconds: float  # of training, mean per run
     images_per_second: float
@@ -56,24 +37,9 @@ class Setting:
         """The runs that count."""
         return [run for run in self.runs if run.finished]
 
-    @property
-    def usable(self) -> bool:
-        """Whether some finished run may have made good images."""
-        return any(health in USABLE for health in self.health)
-
-    @property
-    def unsound(self) -> bool:
-        """Whether something is known to be wrong with a finished run."""
-        return any(health not in ("ok", "") for health in self.health)
-
-    def fd_by_epoch(self) -> dict[int, float]:
-        """The geometric mean of the Fréchet distance over finished runs, at each epoch that has one."""
-        points: dict[int, list[float]] = {}
-        for run in self.finished:
-            for epoch, value in run.history.get(names.FD, {}).items():
-                if math.isfinite(value) and value > 0:
-                    points.setdefault(epoch, []).append(value)
-        return {epoch: geometric_mean(points[epoch]) for epoch in sorted(points)}
+    def by_seed(self, score: str) -> pd.Series:
+        """A score of the finished runs, float64, indexed by seed; nan where it was not measured."""
+        return pd.Series({run.seed: run.score(score) for run in self.finished}, dtype=float)
 
     @property
     def fd(self) -> float:
@@ -92,24 +58,11 @@ class Contrast:
     seeds_needed: int | None  # to tell the two apart; None: more than is worth it, or not known
 
     @property
-    def tested(self) -> bool:
-        """Whether there were two pairs or more."""
-        return self.ratio.n > 1
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether the seeds tell the two apart."""
-        return self.p_corrected < LEVEL  # nan is not
-
-
-@dataclass(frozen=True)
-class ValueAtBest:
-    """A value of an axis with the setting that has the least Fréchet distance among those with the value."""
-
-    value: str
-    setting: Setting
-    tried: int  # settings to choose from
-    contrast: Contrast | None  # with the first of the values; None for the first itself
+    def outcome(self) -> Literal["untested", "apart", "tied"]:
+        """Untested with fewer than two pairs; apart if the seeds tell the two apart, tied if they cannot."""
+        if self.ratio.n < 2:
+            return "untested"
+        return "apart" if self.p_corrected < LEVEL else "tied"
 
 
 @dataclass(frozen=True)
@@ -121,34 +74,41 @@ class Comparison:
     settings: Sequence[Setting]
     contrasts: Sequence[Contrast]  # of every other setting with the best, in the same order
     scores: Sequence[str]  # that can be shown: of one classifier, with both baselines
-    at_best: Mapping[str, Sequence[ValueAtBest]]  # by axis; empty where there is one axis only
+
+    @property
+    def varied(self) -> list[str]:
+        """The axes with more than one value."""
+        return [axis for axis, values in self.axes.items() if len(values) > 1]
+
+    @property
+    def measured(self) -> list[Setting]:
+        """The settings that have a Fréchet distance, the best first."""
+        return [setting for setting in self.settings if setting.fd < math.inf]
 
     @property
     def best(self) -> Setting | None:
         """The setting of least distance; None if none was measured."""
-        return self.settings[0] if self.settings and self.settings[0].fd < math.inf else None
+        return next(iter(self.measured), None)
+
+    @cached_property
+    def at_best(self) -> dict[str, list[tuple[Setting, int, Contrast | None]]]:
+        """Each axis that varies with the values' best settings, the best first; empty where only one axis does.
+
+        With each setting: how many have its value, and its contrast with the first (None for the first itself).
+        """
+        several = len(self.varied) > 1 and self.measured
+        return {axis: _at_best(axis, self.measured) for axis in self.varied} if several else {}
 
     @property
     def several(self) -> bool:
         """Whether a setting has more than one finished run, so that there are means and intervals."""
         return any(len(setting.finished) > 1 for setting in self.settings)
 
-    @property
-    def tied(self) -> list[Contrast]:
-        """Those that the seeds cannot tell from the best, though there were two or more."""
-        return [each for each in self.contrasts if each.tested and not each.told_apart]
+    def those(self, outcome: str) -> list[Contrast]:
+        """The contrasts with this outcome, the best first."""
+        return [each for each in self.contrasts if each.outcome == outcome]
 
     @property
-    def apart(self) -> list[Contrast]:
-        """Those that the seeds tell from the best."""
-        return [each for each in self.contrasts if each.told_apart]
-
-    @property
-    def untested(self) -> list[Contrast]:
-        """Those with fewer than two seeds in common with the best."""
-        return [each for each in self.contrasts if not each.tested]
-
-    @cached_property
     def seed(self) -> int | None:
         """The seed whose pictures are shown: the least of those that most settings have finished."""
         done = Counter(run.seed for setting in self.settings for run in setting.finished)
@@ -175,19 +135,15 @@ def compare(record: SweepRecord) -> Comparison:
     settings.sort(key=lambda each: (each.fd, _position(each.values, axes)))
     measured = [each for each in settings if each.fd < math.inf]
     contrasts = _contrasts(measured[0], measured[1:]) if measured else []
-    varied = [axis for axis, values in axes.items() if len(values) > 1]
-    at_best = {axis: _at_best(axis, measured) for axis in varied} if len(varied) > 1 and measured else {}
-    return Comparison(record, axes, settings, contrasts, shown, at_best)
+    return Comparison(record, axes, settings, contrasts, shown)
 
 
-def score_matrix(settings: Sequence[Setting], metric: str = names.FD) -> Matrix:
-    """The scores of the finished runs, seeds × settings; nan where there is none."""
-    seeds = sorted({run.seed for setting in settings for run in setting.runs})
-    scores = np.full((len(seeds), len(settings)), math.nan)
-    for column, setting in enumerate(settings):
-        for run in setting.runs:
-            scores[seeds.index(run.seed), column] = math.nan if (value := run.score(metric)) is None else value
-    return scores
+def over_epochs(runs: Iterable[RunRecord], metric: str) -> pd.DataFrame:
+    """The metric's `mean`, `least` and `most` over these runs, indexed by the epoch; of fd the geometric mean."""
+    values = pd.DataFrame([run.history.get(metric, {}) for run in runs], dtype=float).T.sort_index()
+    values = values.where(np.isfinite(values) & (values > (0 if metric == names.FD else -math.inf))).dropna(how="all")
+    mean = np.exp(np.log(values).mean(axis=1)) if metric == names.FD else values.mean(axis=1)
+    return pd.DataFrame({"mean": mean, "least": values.min(axis=1), "most": values.max(axis=1)})
 
 
 def _values(record: SweepRecord, axis: str) -> list[str]:
@@ -214,23 +170,18 @@ def _shown_scores(record: SweepRecord) -> list[str]:
 
 def _setting(record: SweepRecord, runs: Sequence[RunRecord], shown: Sequence[str]) -> Setting:
     # A seed may have two runs while a longer one is to replace a shorter one: the finished one counts.
-    by_seed: dict[int, RunRecord] = {}
-    for run in sorted(runs, key=lambda each: (each.finished, each.epochs)):
-        by_seed[run.seed] = run
+    by_seed = {run.seed: run for run in sorted(runs, key=lambda each: (each.finished, each.epochs))}
     kept = [by_seed[seed] for seed in sorted(by_seed)]
     finished = [run for run in kept if run.finished]
     name = runs[0].setting
+    found = {score: [value for run in finished if (value := run.score(score)) is not None] for score in shown}
     return Setting(
         name=name,
         values={axis: runs[0].fields.get(axis, "") for axis in record.axes},
         runs=kept,
         planned=len(kept) + sum(run.setting == name for run in record.absent),
         training={metric: interval([run.last(metric) for run in finished]) for metric in TRAINING},
-        scores={
-            score: _estimate(score, values)
-            for score in shown
-            if (values := [value for run in finished if (value := run.score(score)) is not None])
-        },
+        scores={score: _estimate(score, values) for score, values in found.items() if values},
         health=dict(Counter(run.health for run in finished).most_common()),
         seconds=interval([run.seconds for run in finished]).mean,
         images_per_second=interval([run.images_per_second for run in finished]).mean,
@@ -238,14 +189,13 @@ def _setting(record: SweepRecord, runs: Sequence[RunRecord], shown: Sequence[str
 
 
 def _estimate(score: str, values: Sequence[float]) -> Estimate:
-    if score == names.FD:
-        return geometric_interval(values)
-    return interval(values).within(*POSSIBLE.get(score, (-math.inf, math.inf)))
+    estimate = geometric_interval(values) if score == names.FD else interval(values)
+    return estimate.within(*SCORE_RANGES[score])
 
 
 def _contrasts(first: Setting, others: Sequence[Setting]) -> list[Contrast]:
     """Each other setting against the first: paired t-tests of log fd, corrected for their number."""
-    tests = [test(np.log(score_matrix([other, first])), difference) for other in others]
+    tests = [test(np.log(other.by_seed(names.FD) / first.by_seed(names.FD))) for other in others]
     level = LEVEL / max(1, sum(each.estimate.n > 1 for each in tests))
     corrected = holm([each.p for each in tests])
     return [
@@ -254,14 +204,10 @@ def _contrasts(first: Setting, others: Sequence[Setting]) -> list[Contrast]:
     ]
 
 
-def _at_best(axis: str, measured: Sequence[Setting]) -> list[ValueAtBest]:
-    """The axis's values, each at its best, the best first. `measured`: ranked."""
+def _at_best(axis: str, measured: Sequence[Setting]) -> list[tuple[Setting, int, Contrast | None]]:
     by_value: dict[str, list[Setting]] = {}
-    for setting in measured:
+    for setting in measured:  # the best first
         by_value.setdefault(setting.values[axis], []).append(setting)
     first, *others = [settings[0] for settings in by_value.values()]
     contrasts = [None, *_contrasts(first, others)]
-    return [
-        ValueAtBest(value, settings[0], len(settings), contrast)
-        for (value, settings), contrast in zip(by_value.items(), contrasts, strict=True)
-    ]
+    return list(zip([first, *others], map(len, by_value.values()), contrasts, strict=True))

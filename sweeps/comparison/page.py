@@ -1,35 +1,113 @@
-"""A comparison → the files of its report, and its overview in MLflow."""
+"""A comparison and the files of its runs → the files of its report, and its overview in MLflow."""
 
+import hashlib
 import importlib
+import io
+import math
 import pkgutil
+import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+from zipfile import BadZipFile
 
+import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts, list_artifacts
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from PIL import Image
 
 import studies
 from gan_core import metric_names as names
-from gan_core.cli import flag
-from gan_core.config import FIELDS
-from sweeps.comparison.artifacts import Artifacts, Sheet, sheet_of, telling_epochs
-from sweeps.comparison.charts import Picture, contact_sheet, fd_chart, lines_of, loss_chart, losses_overview
-from sweeps.comparison.compare import SCORES, TRAINING, Comparison, Contrast, Setting
-from sweeps.comparison.records import RunRecord, read_histories
+from gan_core.plots import SHEET_SCALE
+from sweeps.comparison import charts
+from sweeps.comparison.compare import TRAINING, Comparison, Contrast, Setting, over_epochs
+from sweeps.comparison.records import THREADS, RunRecord, SweepRecord, read_histories
 from sweeps.comparison.render import render, to_markdown
+from sweeps.comparison.statistics import NOTHING
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 
 LINES = 12  # of a chart, at most
 LOSS_LINES = 4
 SHEETS = 24  # settings whose sheets are shown, at most
+SHEET_COLUMNS = 4
+LONGEST_NAME = 80  # of a file
 PAGE, MARKDOWN, SETTINGS_CSV, RUNS_CSV = "report.html", "report.md", "settings.csv", "runs.csv"
-LOSSES_OVERVIEW = names.LOSSES_PICTURE
+# What is raised for a file that is not there, or is broken.
+ABSENT = (MlflowException, OSError, ValueError, LookupError, BadZipFile)
+Read = TypeVar("Read")
+
+
+class Sheet(NamedTuple):
+    """A sample sheet of the page."""
+
+    run: RunRecord
+    epoch: int
+    png: bytes | None  # one pixel per pixel of a generated image; None: there is none
+
+    @property
+    def file(self) -> str:
+        """Its path beside report.md; the run's id keeps two runs of one name apart."""
+        return f"sheets/{safe_name(f'{self.run.name}_{self.run.run_id[:6]}_epoch_{self.epoch:04d}')}.png"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The files of a sweep and its runs. What is not there or cannot be read is left out."""
+
+    client: MlflowClient  # of the store that has them
+
+    def sheet_epochs(self, runs: Sequence[RunRecord]) -> list[list[int]]:
+        """The epochs after which each run kept a sample sheet, in order."""
+
+        def ask(run: RunRecord) -> list[int]:
+            try:
+                found = list_artifacts(f"{run.artifact_uri}/{names.SAMPLES}", tracking_uri=self.client.tracking_uri)
+                return sorted(int(Path(file.path).stem.rpartition("_")[2]) for file in found)
+            except ABSENT:
+                return []
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            return list(threads.map(ask, runs))
+
+    def sheets(self, wanted: Iterable[tuple[RunRecord, int]]) -> list[Sheet]:
+        """The sheets of these runs and epochs."""
+
+        def fetch(what: tuple[RunRecord, int]) -> Sheet:
+            return Sheet(*what, self.read(what[0], names.sheet_name(what[1]), _small_sheet))
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            return list(threads.map(fetch, wanted))
+
+    def last_sheets(self, runs: Sequence[RunRecord]) -> list[Sheet]:
+        """The last sheet of each of these runs that kept one."""
+        kept = zip(runs, self.sheet_epochs(runs), strict=True)
+        return self.sheets((run, epochs[-1]) for run, epochs in kept if epochs)
+
+    def read(self, of: RunRecord | SweepRecord, name: str, how: Callable[[Path], Read]) -> Read | None:
+        """What `how` makes of a file of a run or a sweep; None if there is none or it is broken."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="gan-artifact-") as folder:
+                # By the artifacts' own address: by the run's id the store is asked for it first.
+                address = f"{of.artifact_uri}/{name}"
+                return how(Path(download_artifacts(address, dst_path=folder, tracking_uri=self.client.tracking_uri)))
+        except ABSENT:
+            return None
+
+
+def _small_sheet(file: Path) -> bytes:
+    png = io.BytesIO()
+    with Image.open(file) as sheet:
+        size = (sheet.width // SHEET_SCALE, sheet.height // SHEET_SCALE)
+        sheet.convert("L").resize(size, Image.Resampling.NEAREST).save(png, format="png")
+    return png.getvalue()
 
 
 @dataclass(frozen=True)
@@ -38,41 +116,35 @@ class Section:
 
     template: str
     values: Mapping[str, Any]
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    pictures: Mapping[str, charts.Picture] = field(default_factory=dict)
     sheets: Sequence[Sheet] = ()
 
 
 def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, bytes]:
     """Every file of the report, by its path within the report's folder. Writes nothing."""
     artifacts, record = Artifacts(client), comparison.record
-    sections = {name: section for name in _studies() if (section := _section(name, comparison, artifacts))}
-    epochs, rows = _sheet_rows(comparison, artifacts)
+    sections = _sections(comparison, artifacts)
+    rows = _sheet_rows(comparison, artifacts)
     losses = _telling_settings(comparison)
     pictures = _pictures(comparison, losses)
+    sheets = [sheet for _, of_row in rows for sheet in of_row]
     for section in sections.values():
         pictures |= section.pictures
-    sweep_file = artifacts.text(record.run_id, names.SWEEP_FILE)
-    streams = random_streams(record)
+        sheets += section.sheets
+    sweep_file = artifacts.read(record, names.SWEEP_FILE, Path.read_text)
     values = {
         "c": comparison,
         "record": record,
         "verdict": give_verdict(comparison),
-        "fair": held_equal(comparison, streams),
-        "classifier": record.classifiers[0] if len(record.classifiers) == 1 else None,
+        "fair": held_equal(comparison, random_streams(record)),
         "pictures": pictures,
         "loss_settings": losses,
-        "fd_settings": min(LINES, len(_measured(comparison))),
-        "sheet_epochs": epochs,
+        "fd_settings": min(LINES, len(comparison.measured)),
         "sheet_rows": rows,
         "sections": list(sections.values()),
         "commits": Counter(tuple(run.commits) for run in record.runs).most_common(),
-        "grid_command": _grid_command(comparison, sweep_file is not None),
-        "report_command": _report_command(comparison),
         "sweep_file": sweep_file is not None,
-        "measures": {"fd": names.FD, "training": TRAINING, "scores": SCORES},
     }
-    sheets = [sheet for _, of_row in rows for sheet in of_row]
-    sheets += [sheet for section in sections.values() for sheet in section.sheets]
     html = render("report.html.j2", values | {"inline": True}, list(sections))
     body = render("body.html.j2", values | {"inline": False}, list(sections))
     files = {PAGE: html.encode(), MARKDOWN: to_markdown(body).encode()}
@@ -83,38 +155,31 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
 
 
 def write_overview(client: MlflowClient, comparison: Comparison) -> None:
-    """Log what the parent run shows: the contact sheet, the loss curves, each setting's mean distance."""
+    """Log what the parent run shows: each setting's mean distance, the loss curves, the contact sheet."""
+    run_id, settings = comparison.record.run_id, comparison.shown(SHEETS)
     _log_distances(client, comparison)
-    runs = _sheet_runs(comparison)
-    if not comparison.settings:
-        return
-    artifacts = Artifacts(client)
-    epochs = artifacts.sheet_epochs(runs)
-    sheets = artifacts.sheets([(run, epochs[run.run_id][-1]) for run in runs if epochs[run.run_id]])
-    with tempfile.TemporaryDirectory(prefix="gan-overview-") as folder:
-        for name, png in (
-            (LOSSES_OVERVIEW, losses_overview(comparison, comparison.shown(SHEETS))),
-            (names.CONTACT_SHEET, contact_sheet(comparison, runs, sheets) if runs else None),
-        ):
-            if png:
-                (Path(folder) / name).write_bytes(png)
-                client.log_artifact(comparison.record.run_id, str(Path(folder) / name))
+    if settings:
+        client.log_figure(run_id, charts.losses_overview(comparison, settings), names.LOSSES_PICTURE)
+    if runs := [run for _, run in _shown_runs(comparison)]:
+        sheets = {sheet.run.run_id: sheet.png for sheet in Artifacts(client).last_sheets(runs)}
+        last = [(run, sheets.get(run.run_id)) for run in runs]
+        client.log_figure(run_id, charts.contact_sheet(comparison, last), names.CONTACT_SHEET)
 
 
 def _log_distances(client: MlflowClient, comparison: Comparison) -> None:
     """Log each setting's mean Fréchet distance by epoch to the parent run; what is there already is left."""
-    # MLflow allows no + in a metric's name.
+    run_id, now = comparison.record.run_id, time.time_ns() // 1_000_000
     curves = {
-        names.SETTING_FD + setting.name.replace("+", ""): setting.fd_by_epoch() for setting in comparison.settings
+        # MLflow allows no + in a metric's name.
+        names.SETTING_FD + setting.name.replace("+", ""): over_epochs(setting.finished, names.FD)["mean"]
+        for setting in comparison.settings
     }
-    run_id = comparison.record.run_id
     there = read_histories(client, [run_id], list(curves))
-    now = time.time_ns() // 1_000_000
     metrics = [
-        Metric(name, value, now, epoch)
+        Metric(name, mean, now, epoch)
         for name, curve in curves.items()
-        for epoch, value in curve.items()
-        if there.get((run_id, name), {}).get(epoch) != value
+        for epoch, mean in curve.items()
+        if there.get((run_id, name), {}).get(epoch) != mean
     ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
@@ -123,7 +188,20 @@ def _log_distances(client: MlflowClient, comparison: Comparison) -> None:
 def settings_csv(comparison: Comparison) -> bytes:
     """One row per setting, the best first: means over its finished runs, with their 95 % intervals."""
     contrasts = {id(contrast.setting): contrast for contrast in comparison.contrasts}
-    return _csv([_setting_row(each, comparison, contrasts.get(id(each))) for each in comparison.settings])
+    rows = []
+    for setting in comparison.settings:
+        contrast = contrasts.get(id(setting), Contrast(setting, NOTHING, math.nan, math.nan, None))
+        estimates = setting.training | dict.fromkeys(comparison.scores, NOTHING) | setting.scores
+        row: dict[str, object] = {"setting": setting.name, **setting.values}
+        row |= {"runs_finished": len(setting.finished), "runs_planned": setting.planned}
+        for name, found in estimates.items():
+            row |= {f"{name} mean": found.mean, f"{name} low": found.low, f"{name} high": found.high}
+        ratio = contrast.ratio
+        row |= {"fd ratio to best": ratio.mean, "ratio low": ratio.low, "ratio high": ratio.high}
+        row |= {"p": contrast.p, "p Holm": contrast.p_corrected}
+        row["health"] = " ".join(f"{name or 'not-checked'}:{runs}" for name, runs in setting.health.items())
+        rows.append(row | {"seconds": setting.seconds, "images_per_second": setting.images_per_second})
+    return _csv(rows)
 
 
 def runs_csv(comparison: Comparison) -> bytes:
@@ -146,118 +224,76 @@ def runs_csv(comparison: Comparison) -> bytes:
     return _csv(rows)
 
 
-def _setting_row(setting: Setting, comparison: Comparison, contrast: Contrast | None) -> dict[str, object]:
-    row: dict[str, object] = {
-        "setting": setting.name, **setting.values,
-        "runs_finished": len(setting.finished), "runs_planned": setting.planned,
-    }  # fmt: skip
-    for name in (*TRAINING, *comparison.scores):
-        found = {**setting.training, **setting.scores}.get(name)
-        row |= {f"{name} {what}": getattr(found, what, None) for what in ("mean", "low", "high")}
-    return row | {
-        "fd ratio to best": contrast and contrast.ratio.mean,
-        "ratio low": contrast and contrast.ratio.low,
-        "ratio high": contrast and contrast.ratio.high,
-        "p": contrast and contrast.p,
-        "p Holm": contrast and contrast.p_corrected,
-        "health": " ".join(f"{name or 'not-checked'}:{runs}" for name, runs in setting.health.items()),
-        "seconds": setting.seconds,
-        "images_per_second": setting.images_per_second,
-    }
-
-
 def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
-    import pandas as pd
-
     def inert(value: object) -> object:
         # What a spreadsheet would take for a formula stays text.
         return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
-    table = pd.DataFrame([{name: inert(value) for name, value in row.items()} for row in rows])
-    return str(table.to_csv(index=False, lineterminator="\n")).encode()
+    return str(pd.DataFrame(rows).map(inert).to_csv(index=False, lineterminator="\n")).encode()
 
 
-def _studies() -> list[str]:
-    """The packages in studies/, each of which may have a section for this sweep."""
-    return [f"studies.{found.name}" for found in pkgutil.iter_modules(studies.__path__) if found.ispkg]
-
-
-def _section(study: str, comparison: Comparison, artifacts: Artifacts) -> Section | None:
-    found: Section | None = importlib.import_module(study).section(comparison, artifacts)
-    return found
-
-
-def _measured(comparison: Comparison) -> list[Setting]:
-    return [setting for setting in comparison.settings if names.FD in setting.scores]
+def _sections(comparison: Comparison, artifacts: Artifacts) -> dict[str, Section]:
+    """What the packages in studies/ have to say on this sweep, by their names."""
+    packages = [found.name for found in pkgutil.iter_modules(studies.__path__, "studies.") if found.ispkg]
+    sections = {name: importlib.import_module(name).section(comparison, artifacts) for name in packages}
+    return {name: section for name, section in sections.items() if section}
 
 
 def _telling_settings(comparison: Comparison) -> list[Setting]:
     """A few settings whose losses are shown: the best with each value of the first axis, or the best ones."""
     axis = next(iter(comparison.at_best), None)
-    begun = [setting for setting in comparison.settings if any(run.epochs for run in setting.runs)]
     if axis is None:
-        return begun[:LOSS_LINES]
-    return [value.setting for value in comparison.at_best[axis]][:LOSS_LINES]
+        return [each for each in comparison.settings if any(run.epochs for run in each.runs)][:LOSS_LINES]
+    return [setting for setting, *_ in comparison.at_best[axis]][:LOSS_LINES]
 
 
-def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, Picture]:
+def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, charts.Picture]:
     """The curves, by the stem of their files."""
-    pictures: dict[str, Picture] = {}
-    if losses:
-        lines = lines_of(losses, comparison)
-        pictures |= {f"losses_{network}": loss_chart(lines, network) for network in ("G", "D")}
-    if measured := comparison.order(_measured(comparison)[:LINES]):
+    pictures = {}
+    for network, metric in charts.LOSSES.items() if losses else ():
+        lines = charts.lines_of(losses, comparison, metric)
+        pictures[f"losses_{network}"] = charts.chart(lines, f"Loss of {network}")
+    if measured := comparison.order(comparison.measured[:LINES]):
         classifier = comparison.record.classifiers[0]
-        bounds = (each[names.FD] for each in (classifier.real_baseline, classifier.untrained_baseline))
-        pictures["fd"] = fd_chart(lines_of(measured, comparison), *bounds)
+        bounds = {"real images": classifier.real_baseline, "untrained G": classifier.untrained_baseline}
+        marks = {name: bound[names.FD] for name, bound in bounds.items() if bound[names.FD] > 0}
+        pictures["fd"] = charts.chart(charts.lines_of(measured, comparison, names.FD), marks=marks)
     return pictures
 
 
-def _sheet_runs(comparison: Comparison) -> list[RunRecord]:
-    """The run of the comparison's seed of each setting that is shown, in the order of the axes."""
-    return [run for setting in comparison.shown(SHEETS) for run in setting.runs if run.seed == comparison.seed]
+def _shown_runs(comparison: Comparison) -> list[tuple[Setting, RunRecord]]:
+    """The settings whose sheets are shown, in the order of the axes, each with its run of the comparison's seed."""
+    settings = comparison.shown(SHEETS)
+    return [(setting, run) for setting in settings for run in setting.runs if run.seed == comparison.seed]
 
 
-def _sheet_rows(comparison: Comparison, artifacts: Artifacts) -> tuple[list[int], list[tuple[Setting, list[Sheet]]]]:
-    """A few epochs, and of each setting that is shown its sheets after these."""
-    runs = {run.run_id: run for run in _sheet_runs(comparison)}
-    epochs = telling_epochs(artifacts.sheet_epochs(list(runs.values())).values())
-    pngs = artifacts.sheets([(run, epoch) for run in runs.values() for epoch in epochs])
-    rows = [
-        (setting, [sheet_of(run, epoch, pngs.get((run.run_id, epoch))) for epoch in epochs])
-        for setting in comparison.shown(SHEETS)
-        for run in setting.runs
-        if run.run_id in runs
-    ]
-    return epochs, rows if epochs else []
+def _sheet_rows(comparison: Comparison, artifacts: Artifacts) -> list[tuple[Setting, list[Sheet]]]:
+    """Of each setting that is shown its sheets after a few epochs; none where none was kept."""
+    shown = _shown_runs(comparison)
+    epochs = telling_epochs(artifacts.sheet_epochs([run for _, run in shown]))
+    return [(setting, artifacts.sheets((run, epoch) for epoch in epochs)) for setting, run in shown if epochs]
 
 
-def _grid_command(comparison: Comparison, has_file: bool) -> str:
-    """The command that makes the sweep again; empty where flags cannot say it."""
-    record, words = comparison.record, ["python", "sweeps/run_grid.py"]
-    if has_file:
-        words += ["--sweep", names.SWEEP_FILE]
-    elif comparison.axes and len(comparison.settings) != _product(comparison):
-        return ""
-    else:
-        for name, value in record.params.items():
-            if name == "seed":
-                words += ["--seeds", *map(quote, value.split())]
-            elif name in record.axes:
-                words += ["--axis", quote(f"{name}={','.join(value.split())}")]
-            elif name in FIELDS:
-                words += [flag(name), quote(value)]
-    return " ".join([*words, "--name", quote(record.name)])
+def telling_epochs(kept: Iterable[Sequence[int]]) -> list[int]:
+    """A few epochs that show the course: the first, the last, and some between that most runs have kept."""
+    there = [set(epochs) - {0} for epochs in kept if set(epochs) - {0}]
+    if not there:
+        return []
+    common = sorted(set.intersection(*there) or set.union(*there))
+    if len(common) <= SHEET_COLUMNS:
+        return common
+    # Evenly in the logarithm: early epochs change most.
+    wanted = np.geomspace(common[0], common[-1], SHEET_COLUMNS)
+    return sorted({min(common, key=lambda epoch: abs(np.log(epoch / target))) for target in wanted})
 
 
-def _product(comparison: Comparison) -> int:
-    total = 1
-    for values in comparison.axes.values():
-        total *= len(values)
-    return total
+def safe_name(name: str) -> str:
+    """The name as a file's name: unchanged where that is harmless, else what is left of it with a digest.
 
-
-def _report_command(comparison: Comparison) -> str:
-    record = comparison.record
-    place = "" if record.experiment == "gan-grid" else f" --experiment {quote(record.experiment)}"
-    return f"python sweeps/report.py --sweep {record.run_id}{place}"
+    Harmless are letters, digits, `.`, `_`, `-`, `+`, but no dot or dash in front. No two names share one.
+    """
+    kept = re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).lstrip(".-")[:LONGEST_NAME]
+    if kept and kept == name:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{kept or 'sweep'}-{digest}"

@@ -1,6 +1,6 @@
 """A sweep and its runs as plain records, and how they are read from MLflow."""
 
-import json
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
-from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter
 
 from gan_core import compat
 from gan_core import metric_names as names
@@ -21,9 +21,10 @@ from sweeps.runs import commits
 HISTORIES = (
     names.LOSS_D, names.LOSS_G, names.LOSS_STD_D, names.LOSS_STD_G, names.EPOCH_SECONDS, names.FD
 )  # fmt: skip
+FINISHED = "FINISHED"
+THREADS = 8  # a server answers several at once
 MOST_POINTS = 10_000_000  # more than any sweep has
 ENTITY_LIMIT = 400  # run ids in one query: SQLite takes 999 variables and more
-FINISHED = "FINISHED"
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,9 @@ class RunRecord:
     @property
     def images_per_second(self) -> float:
         """Real images per second, over the whole run; nan if no epoch has ended."""
-        seconds = self.course(names.EPOCH_SECONDS)
+        each = self.course(names.EPOCH_SECONDS)
         # Each epoch has as many images as the last one.
-        images = self.last(names.IMAGES_PER_SECOND) * seconds[-1] if seconds else math.nan
-        return images * len(seconds) / self.seconds if self.seconds else math.nan
+        return self.last(names.IMAGES_PER_SECOND) * each[-1] * len(each) / sum(each) if each else math.nan
 
 
 class AbsentRun(NamedTuple):
@@ -137,22 +137,18 @@ def find_sweep(client: MlflowClient, experiment: str, wanted: str | None = None)
 
     Of several sweeps with one name the latest is taken. Raises UserError if there is none.
     """
-    try:
-        found = client.get_experiment_by_name(experiment)
-    except MlflowException as error:
-        raise UserError(f"cannot read experiment {experiment!r}: {error}") from error
+    found = client.get_experiment_by_name(experiment)
     if found is None or found.lifecycle_stage == "deleted":
         raise UserError(f"there is no experiment {experiment!r} in this store")
     parents = list(newest(client, found.experiment_id, f"tags.`{names.SWEEP_KIND}` = 'grid'"))
     if not parents:
         raise UserError(f"there is no sweep in experiment {experiment!r}")
-    by_name = (parent for parent in parents if wanted in (None, parent.info.run_name))
-    by_id = (parent for parent in parents if parent.info.run_id == wanted)
-    chosen = next(by_name, None) or next(by_id, None)
-    if chosen is None:
+    matching = [parent for parent in parents if wanted in (None, parent.info.run_name)]
+    matching = matching or [parent for parent in parents if parent.info.run_id == wanted]
+    if not matching:
         known = ", ".join(str(parent.info.run_name) for parent in parents[:5])
         raise UserError(f"there is no sweep {wanted!r} in experiment {experiment!r}; the latest there: {known}")
-    return chosen, sum(parent.info.run_name == chosen.info.run_name for parent in parents) - 1
+    return matching[0], sum(parent.info.run_name == matching[0].info.run_name for parent in parents) - 1
 
 
 def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRecord:
@@ -169,9 +165,7 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
     begun = [run for run in children if _began(run)]
     points = read_histories(client, [run.info.run_id for run in begun], HISTORIES)
     runs = [_record(run, points) for run in begun]
-    present = {
-        tag.removeprefix(names.SWEEP_NOW): value for tag, value in tags.items() if tag.startswith(names.SWEEP_NOW)
-    }
+    now = {tag.removeprefix(names.SWEEP_NOW): value for tag, value in tags.items() if tag.startswith(names.SWEEP_NOW)}
     return SweepRecord(
         name=info.run_name,
         run_id=info.run_id,
@@ -180,12 +174,14 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
         status=info.status,
         started=info.start_time / 1000,
         ended=info.end_time / 1000 if info.end_time else None,
-        params=parent.data.params | present,
-        axes=[axis for axis in tags.get(names.SWEEP_AXES, "").split() if any(axis in r.fields for r in runs)],
+        params=parent.data.params | now,
+        axes=[axis for axis in tags.get(names.SWEEP_AXES, "").split() if any(axis in run.fields for run in runs)],
         runs=runs,
         absent=[
             AbsentRun(
-                run.info.run_name, run.data.tags.get(names.SETTING, ""), run.info.status,
+                run.info.run_name,
+                run.data.tags.get(names.SETTING, ""),
+                run.info.status,
                 run.data.tags.get(names.FAILURE_REASON, ""),
             )
             for run in children
@@ -194,7 +190,7 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
         classifiers=_classifiers(children),
         commit=tags.get(compat.GIT_COMMIT_TAG, ""),
         namesakes=namesakes,
-    )  # fmt: skip
+    )
 
 
 def _began(run: Run) -> bool:
@@ -227,13 +223,13 @@ def read_histories(
 ) -> dict[tuple[str, str], dict[int, float]]:
     """Every point of these metrics: (run id, metric) → step → value, in the order of the steps.
 
-    Of two points with one step the later counts.
+    Of two points with one step the later counts. A metric that a run does not have is left out.
     """
-    # A server is asked for one metric of one run at a time, several at once. A database answers for all runs
-    # together in a third of the time that takes (benchmarks/report.py).
-    read = ask_server if client.tracking_uri.startswith("http") else ask_database
+    # A server is asked for one metric of one run at a time, several at once. A database answers for many runs
+    # together, in a third of the time that takes (benchmarks/report.py).
+    ask = _ask_server if client.tracking_uri.startswith("http") else _ask_database
     found: dict[tuple[str, str], list[Metric]] = {}
-    for run_id, point in read(client, run_ids, metrics):
+    for run_id, point in ask(client, run_ids, metrics):
         found.setdefault((run_id, point.key), []).append(point)
     return {
         key: {point.step: point.value for point in sorted(points, key=lambda at: (at.step, at.timestamp))}
@@ -241,8 +237,7 @@ def read_histories(
     }
 
 
-def ask_database(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, Metric]]:
-    """The run id and each point, from a store that is a database."""
+def _ask_database(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, Metric]]:
     store = compat.open_database(client.tracking_uri)
     for start in range(0, len(run_ids), ENTITY_LIMIT):
         for metric in metrics:
@@ -250,41 +245,34 @@ def ask_database(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence
                 yield point.run_id, point
 
 
-def ask_server(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, Metric]]:
-    """The run id and each point, from any store, by MLflow's public client."""
-    asked = [(run_id, metric) for run_id in run_ids for metric in metrics]
-    with ThreadPoolExecutor(8) as threads:
+def _ask_server(client: MlflowClient, run_ids: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, Metric]]:
+    asked = list(itertools.product(run_ids, metrics))
+    with ThreadPoolExecutor(THREADS) as threads:
         answers = threads.map(lambda what: client.get_metric_history(*what), asked)
         for (run_id, _), points in zip(asked, answers, strict=True):
-            for point in points:
-                yield run_id, point
+            yield from ((run_id, point) for point in points)
 
 
 def _classifiers(runs: Sequence[Run]) -> list[Classifier]:
     """The classifiers of the runs' scores, each once; scores of one of them can be compared."""
     found: dict[tuple[str, int], Classifier] = {}
     for run in runs:
-        tags = run.data.tags
-        if names.CLASSIFIER in tags and names.FD in run.data.metrics:
-            sha256 = tags[names.CLASSIFIER]
-            images = _number(tags.get(names.EVALUATION_IMAGES))
-            count = int(images) if math.isfinite(images) else 0
-            bounds = (_scores(tags.get(name)) for name in (names.REAL_BASELINE, names.UNTRAINED_BASELINE))
-            accuracy = _number(tags.get(names.CLASSIFIER_ACCURACY))
-            found.setdefault((sha256, count), Classifier(sha256, accuracy, count, *bounds))
+        if names.CLASSIFIER in run.data.tags and names.FD in run.data.metrics:
+            classifier = _classifier(run.data.tags)
+            found.setdefault((classifier.sha256, classifier.images), classifier)
     return list(found.values())
 
 
-def _number(text: str | None) -> float:
+def _classifier(tags: Mapping[str, str]) -> Classifier:
+    """The classifier that a run's tags describe; what is no description is left out, and then not shown."""
+    sha256, scores = tags[names.CLASSIFIER], TypeAdapter(dict[str, float])
     try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
-
-
-def _scores(text: str | None) -> dict[str, float]:
-    """A JSON object of scores; empty if it is none: the scores are then not shown."""
-    try:
-        return {name: float(value) for name, value in json.loads(text or "{}").items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+        return Classifier(
+            sha256,
+            float(tags[names.CLASSIFIER_ACCURACY]),
+            int(tags[names.EVALUATION_IMAGES]),
+            scores.validate_json(tags[names.REAL_BASELINE]),
+            scores.validate_json(tags[names.UNTRAINED_BASELINE]),
+        )
+    except (KeyError, ValueError):
+        return Classifier(sha256, math.nan, 0, {}, {})

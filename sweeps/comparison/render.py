@@ -1,17 +1,30 @@
-"""Templates → HTML, Markdown and text for the terminal. All sentences are in templates."""
+"""Templates → HTML, Markdown and what the terminal shows. All sentences are in templates."""
 
 import base64
 import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from html.parser import HTMLParser
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
+from bs4 import Tag
+from markdownify import MarkdownConverter
+from rich.console import Console
+from rich.table import Table
+
+from gan_core import metric_names as names
 from gan_core.cli import in_time
+from gan_core.storage import project_root
+from gan_core.tracking.store import redact, sqlite_file
+from sweeps.comparison.compare import TRAINING, Comparison
 from sweeps.comparison.statistics import LEVEL, MOST_SEEDS, POWER, Estimate
+from sweeps.comparison.verdict import give_verdict
 
 NONE = "–"
+MOST_ROWS = 24  # in the terminal
+COLUMNS = ("finished", "loss D", "loss G", "D(x)", "D(G(z))", "fd", "health", "time")
 
 
 def number(value: float) -> str:
@@ -56,15 +69,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
-def listed(words: Iterable[object], last: str = "and") -> str:
+def listed(words: Iterable[object]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *front, end = list(map(str, words)) or [NONE]
-    return f"{', '.join(front)} {last} {end}" if front else end
+    return f"{', '.join(front)} and {end}" if front else end
 
 
-def some(names: Sequence[str], most: int = 6) -> str:
+def some(words: Sequence[str], most: int = 6) -> str:
     """A list that stays readable: the first few and how many more."""
-    return listed(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
+    return listed(words) if len(words) <= most else f"{', '.join(words[:most])} and {len(words) - most} more"
 
 
 def duration(seconds: float) -> str:
@@ -82,11 +95,9 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-FILTERS = {
-    "number": number, "signed": signed, "interval": interval, "estimate": estimate, "p_value": p_value,
-    "p_clause": p_clause, "counted": counted, "listed": listed, "some": some, "duration": duration,
-    "moment": moment, "data_uri": data_uri,
-}  # fmt: skip
+FILTERS = (
+    number, signed, interval, estimate, p_value, p_clause, counted, listed, some, duration, moment, data_uri, quote
+)  # fmt: skip
 
 
 def render(template: str, values: Mapping[str, Any], packages: Sequence[str] = ()) -> str:
@@ -96,107 +107,82 @@ def render(template: str, values: Mapping[str, Any], packages: Sequence[str] = (
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 
-    loader = ChoiceLoader(
-        [PackageLoader("sweeps.comparison"), PrefixLoader({name: PackageLoader(name) for name in packages})]
-    )
+    of_studies = PrefixLoader({name: PackageLoader(name) for name in packages})
     environment = Environment(
-        loader=loader, autoescape=".html" in template, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=ChoiceLoader([PackageLoader("sweeps.comparison"), of_studies]), autoescape=".html" in template,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= FILTERS
+    environment.filters |= {function.__name__: function for function in FILTERS}
     environment.globals |= {"LEVEL": LEVEL, "POWER": POWER, "MOST_SEEDS": MOST_SEEDS}
     return environment.get_template(template).render(values)
 
 
 def to_markdown(html: str) -> str:
-    """The body of a report in Markdown. Knows the tags that the templates use, and drops what only styles."""
-    converter = _Markdown()
-    converter.feed(html)
-    return converter.text()
+    """The body of a report in Markdown."""
+    converter = _Markdown(heading_style="atx", bullets="-", code_language="bash", wrap=True, wrap_width=None)
+    text = converter.convert(html.replace("&nbsp;", " "))
+    return re.sub(r"\s*\n\s*\n", "\n\n", f"{text}\n")
 
 
-class _Markdown(HTMLParser):
-    """Collects blocks: a heading, a paragraph, an item, a row of a table."""
+class _Markdown(MarkdownConverter):
+    """Says in Markdown what the page says by the look of a tag, and escapes all of Markdown's signs in texts."""
 
-    BLOCKS: Mapping[str, str] = {
-        "h1": "# ", "h2": "## ", "h3": "### ", "p": "", "figcaption": "", "li": "- ",
-        "dt": "- **", "figure": "",
+    def escape(self, text: str, parent_tags: set[str]) -> str:
+        return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", text)
+
+    def convert_span(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f"**{text}**" if "tag" in (el.get("class") or ()) else text
+
+    def convert_small(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f" ({text})"
+
+    def convert_dt(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f"- **{text}**: "
+
+    def convert_figure(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f"\n\n{text}\n\n"
+
+    def convert_dd(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f"{text}\n"
+
+    def convert_img(self, el: Tag, text: str, parent_tags: set[str]) -> str:
+        return f"![{self.escape(str(el['alt']), parent_tags)}]({el['src']}) "
+
+
+def print_summary(console: Console, comparison: Comparison, where: str, uri: str) -> None:
+    """A row per setting, the best first; then the answer, and where to look further.
+
+    where: the address of the sweep in MLflow's UI. uri: the store's.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    for column in COLUMNS:
+        # Where the terminal is narrow, the words of health are the ones to give way.
+        table.add_column(column, justify="right", no_wrap=column != "health")
+    for setting in comparison.settings[:MOST_ROWS]:
+        health = ", ".join(f"{name or 'not checked'} {runs}" for name, runs in setting.health.items())
+        table.add_row(
+            setting.name,
+            f"{len(setting.finished)}/{setting.planned}",
+            *(number(setting.training[metric].mean) for metric in TRAINING),
+            number(setting.fd),
+            health,
+            duration(setting.seconds),
+        )
+    values = {
+        "c": comparison, "verdict": give_verdict(comparison), "rows": MOST_ROWS, "where": where,
+        "command": ui_command(uri), "pictures": (names.CONTACT_SHEET, names.LOSSES_PICTURE),
+        "artifacts": redact(comparison.record.artifact_uri.removeprefix("file://")),
     }  # fmt: skip
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._blocks: list[tuple[str, str]] = []
-        self._inline = ""
-        self._cells: list[str] = []
-        self._head = True  # the next row is the first of its table
-        self._tags: list[str] = []  # open: of those that Markdown marks at their end as well
-
-    def text(self) -> str:
-        """All blocks; those of a list or table stand close together."""
-        text = ""
-        before = ""
-        for kind, block in self._blocks:
-            text += ("\n" if kind == before and kind in ("li", "tr") else "\n\n" if text else "") + block
-            before = kind
-        return text + "\n"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self.BLOCKS:
-            self._end_block()
-            self._inline = self.BLOCKS[tag]
-        elif tag == "strong" or "tag" in (dict(attrs).get("class") or "").split():
-            self._inline += "**"
-            self._tags.append(tag)
-        elif tag == "small":
-            self._inline = self._inline.rstrip() + " ("
-        elif tag == "br":
-            self._inline += " "
-        elif tag in ("th", "td", "pre"):
-            self._end_block()
-            self._tags.append(tag)
-        elif tag == "table":
-            self._end_block()
-            self._head = True
-        elif tag == "img":
-            found = dict(attrs)
-            self._inline += f"![{_escaped(found.get('alt') or '')}]({found.get('src')}) "
-
-    def handle_endtag(self, tag: str) -> None:
-        if self._tags[-1:] == [tag] and tag in ("strong", "span"):
-            self._inline += "**"
-            self._tags.pop()
-        elif tag == "small":
-            self._inline += ")"
-        elif tag == "dt":
-            self._inline = self._inline.rstrip() + "**: "
-        elif tag in ("th", "td"):
-            self._cells.append(self._inline.strip())
-            self._inline = ""
-            self._tags.pop()
-        elif tag == "tr":
-            self._blocks.append(("tr", f"| {' | '.join(self._cells)} |"))
-            if self._head:
-                self._blocks.append(("tr", "|" + " --- |" * len(self._cells)))
-            self._cells, self._head = [], False
-        elif tag == "pre":
-            self._blocks.append(("pre", f"```bash\n{self._inline.strip()}\n```"))
-            self._inline = ""
-            self._tags.pop()
-        elif tag in (*self.BLOCKS, "dd"):
-            self._end_block("li" if tag in ("li", "dd") else tag)
-
-    def handle_data(self, data: str) -> None:
-        self._inline += data if "pre" in self._tags else _escaped(data, keep_ends=True)
-
-    def _end_block(self, kind: str = "p") -> None:
-        if "td" in self._tags or "th" in self._tags:  # a paragraph within a cell
-            return
-        if self._inline.strip():
-            self._blocks.append((kind, self._inline.strip()))
-        self._inline = ""
+    console.print()
+    console.print(table)
+    console.print(render("summary.txt.j2", values), markup=False, highlight=False, soft_wrap=True)
 
 
-def _escaped(text: str, keep_ends: bool = False) -> str:
-    """Text whose signs Markdown and the HTML within it would take for its own, made harmless."""
-    plain = re.sub(r"\s+", " ", text) if keep_ends else " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$!])", r"\\\1", plain)
+def ui_command(uri: str) -> str:
+    """The command that starts MLflow's UI on the store; empty for a tracking server, which has one."""
+    if uri.startswith("http"):
+        return ""
+    if sqlite_file(uri) != project_root() / "mlflow.db":
+        return f"mlflow ui --backend-store-uri {quote(redact(uri))}"
+    return "mlflow ui" if Path.cwd() == project_root() else f"cd {quote(str(project_root()))} && mlflow ui"

@@ -16,8 +16,8 @@ from PIL import Image
 
 from gan_core import metric_names as names
 from gan_core.config import RunConfig, RunOptions
+from gan_core.metric_names import SCORES
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison.compare import SCORES
 from sweeps.comparison.records import AbsentRun, Classifier, RunRecord, SweepRecord
 from sweeps.grid import Grid
 from sweeps.plan import Plan

@@ -31,8 +31,7 @@ def client(uri):
 @pytest.fixture
 def plan(uri, tmp_path):
     grid = Grid(
-        {"optimizer": ("sgd", "adam"), "z_dim": (5, 7)},
-        fixed={"dataset": "digits", "hidden_dim": 8, "epochs": 2},
+        {"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, fixed={"dataset": "digits", "hidden_dim": 8, "epochs": 2}
     )
     return Plan(
         name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],

@@ -1,7 +1,9 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
+from gan_core import metric_names as names
 from sweeps.comparison.charts import COLOURS, STYLES, lines_of
 from sweeps.comparison.compare import compare
 
@@ -13,7 +15,7 @@ def looks(made_up, axes, few=None):
     ]
     comparison = compare(made_up.sweep(runs, axes=tuple(axes)))
     settings = comparison.settings[:few]
-    lines = lines_of(settings, comparison)
+    lines = lines_of(settings, comparison, names.LOSS_G)
     assert [line.label for line in lines] == [setting.name for setting in settings]
     return {
         tuple(setting.values.values()): (line.colour, line.style) for setting, line in zip(settings, lines, strict=True)
@@ -42,3 +44,12 @@ def test_a_few_settings_have_a_colour_each(made_up):
     found = looks(made_up, {"optimizer": ["sgd", "adam"], "z_dim": [20, 50]}, few=3)
     assert [colour for colour, _ in found.values()] == list(COLOURS[:3])
     assert {style for _, style in found.values()} == {"-"}
+
+
+def test_the_lines_of_fd_are_of_finished_runs_alone(made_up):
+    runs = [made_up.run(seed) for seed in (0, 1)]
+    runs[1] = replace(runs[1], status="KILLED")
+    comparison = compare(made_up.sweep(runs))
+    assert {m: len(lines_of(comparison.settings, comparison, m)[0].runs) for m in (names.FD, names.LOSS_D)} == {
+        names.FD: 1, names.LOSS_D: 2,
+    }  # fmt: skip

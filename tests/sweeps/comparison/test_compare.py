@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 from gan_core import metric_names as names
-from sweeps.comparison.compare import compare, score_matrix
+from sweeps.comparison.compare import Contrast, compare, over_epochs
 from sweeps.comparison.records import FINISHED
+from sweeps.comparison.statistics import LEVEL, Estimate
 
 
 @pytest.fixture
@@ -85,39 +86,40 @@ def test_only_seeds_in_common_are_pairs(comparison, made_up):
     assert found.contrasts[0].ratio.n == 2
     shared = [made_up.run(seed, 9.0, z_dim=50) for seed in (3, 7)]
     (contrast,) = comparison(runs[:4] + shared).contrasts
-    assert (contrast.ratio.n, contrast.tested, contrast.told_apart) == (1, False, False)
+    assert (contrast.ratio.n, contrast.outcome) == (1, "untested")
 
 
-def test_the_matrix_has_a_row_per_seed(comparison, made_up):
-    runs = [made_up.run(0, 5.0), made_up.run(2, 6.0), made_up.run(2, 7.0, z_dim=50)]
-    found = comparison(runs)
-    assert np.array_equal(score_matrix(found.settings), [[5.0, math.nan], [6.0, 7.0]], equal_nan=True)
+def test_the_values_of_an_epoch_are_put_together(made_up):
+    runs = [made_up.run(seed, fd, epochs=4) for seed, fd in enumerate((2.0, 8.0))]
+    runs[1] = made_up.with_losses(runs[1], D=[3.0, math.nan, 5.0])
+    losses = over_epochs(runs, names.LOSS_D)
+    assert losses.loc[1].to_dict() == {"mean": 2.5, "least": 2.0, "most": 3.0}
+    assert losses.loc[2, "mean"] == losses.loc[2, "most"] == pytest.approx(5 / 3)
+    assert list(losses.index) == [1, 2, 3, 4]
+    assert over_epochs(runs, names.FD)["mean"].to_dict() == pytest.approx({2: 4 * math.e, 4: 4.0})
+    assert over_epochs([replace(runs[0], history={names.FD: {1: 0.0, 2: 1.0}})], names.FD).index == [2]
+    assert over_epochs([], names.FD).empty
 
 
 def test_axes_are_in_order_numbers_by_size_words_as_asked_for(comparison, made_up):
     runs = [made_up.run(0, optimizer=name, z_dim=z) for z in (200, 20, 100) for name in ("adam", "rmsprop", "sgd")]
     found = comparison(runs, params={"optimizer": "sgd adam", "z_dim": "200 20 100"})
     assert found.axes == {"optimizer": ["sgd", "adam", "rmsprop"], "z_dim": ["20", "100", "200"]}
-    assert [each.name for each in found.order(found.settings)][:4] == [
-        "sgd_z20",
-        "sgd_z100",
-        "sgd_z200",
-        "adam_z20",
-    ]
+    assert [each.name for each in found.order(found.settings)][:4] == ["sgd_z20", "sgd_z100", "sgd_z200", "adam_z20"]
 
 
 def test_each_value_is_shown_with_its_best_setting(comparison, made_up):
     fds = {("sgd", 20): 5.0, ("sgd", 50): 6.0, ("adam", 20): 30.0, ("adam", 50): 20.0, ("adam", 100): 25.0}
     found = comparison(made_up.settings(fds, spread=0.01)).at_best
-    optimizers = [(each.value, each.setting.name, each.tried) for each in found["optimizer"]]
-    assert optimizers == [("sgd", "sgd_z20", 2), ("adam", "adam_z50", 3)]
-    assert [(each.value, each.setting.name, each.tried) for each in found["z_dim"]] == [
-        ("20", "sgd_z20", 2), ("50", "sgd_z50", 2), ("100", "adam_z100", 1),
-    ]  # fmt: skip
-    first, second = found["optimizer"]
-    assert first.contrast is None
-    assert second.contrast.ratio.mean == pytest.approx(4.0, rel=0.05)
-    assert second.contrast.p == second.contrast.p_corrected  # one comparison
+    shown = {axis: [(setting.name, tried) for setting, tried, _ in rows] for axis, rows in found.items()}
+    assert shown == {
+        "optimizer": [("sgd_z20", 2), ("adam_z50", 3)],
+        "z_dim": [("sgd_z20", 2), ("sgd_z50", 2), ("adam_z100", 1)],
+    }
+    first, second = (contrast for *_, contrast in found["optimizer"])
+    assert first is None
+    assert second.ratio.mean == pytest.approx(4.0, rel=0.05)
+    assert second.p == second.p_corrected  # one comparison
 
 
 def test_one_axis_alone_has_no_table_of_values(comparison, made_up):
@@ -152,16 +154,25 @@ def test_a_scores_interval_ends_where_the_score_does(comparison, made_up):
     assert setting.scores[names.KD].low < 0
 
 
-def test_health_and_what_follows_from_it(comparison, made_up):
-    def setting(*health):
-        runs = [replace(made_up.run(seed), health=each) for seed, each in enumerate(health)]
-        return comparison(runs).settings[0]
+def test_the_healths_of_the_finished_runs_are_counted(comparison, made_up):
+    runs = [replace(made_up.run(seed), health=health) for seed, health in enumerate(("collapsed", "ok", "ok"))]
+    assert comparison(runs).settings[0].health == {"ok": 2, "collapsed": 1}
+    assert comparison([*runs[:2], replace(runs[2], status="KILLED")]).settings[0].health == {"ok": 1, "collapsed": 1}
 
-    assert (setting("ok", "ok").usable, setting("ok", "ok").unsound) == (True, False)
-    assert (setting("d-dominant").usable, setting("d-dominant").unsound) == (True, True)
-    assert (setting("collapsed").usable, setting("ok", "collapsed").unsound) == (False, True)
-    assert (setting("").usable, setting("").unsound) == (True, False)
-    assert setting("collapsed", "ok", "ok").health == {"ok": 2, "collapsed": 1}
+
+@pytest.mark.parametrize(
+    ("p", "n", "outcome"),
+    [(LEVEL, 2, "tied"), (LEVEL * 0.999, 2, "apart"), (math.nan, 1, "untested"), (math.nan, 0, "untested")],
+)
+def test_at_what_p_two_settings_are_told_apart(p, n, outcome):
+    assert Contrast(None, Estimate(1.5, 1.1, 2.0, n), p, p, None).outcome == outcome
+
+
+def test_what_is_tied_needs_more_seeds_than_there_were(comparison, made_up):
+    found = comparison(made_up.settings({("sgd", z): 5.0 + z / 100 for z in range(20, 45, 4)}, 4, spread=0.1))
+    tied = found.those("tied")
+    assert len(tied) > 3
+    assert all(each.seeds_needed is None or each.seeds_needed > 4 for each in tied)
 
 
 def test_a_run_has_a_score_only_if_it_finished_and_the_number_can_be_used(made_up):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from sweeps.comparison import compare, print_summary, report_files
-from sweeps.comparison.artifacts import safe_name, telling_epochs
+from sweeps.comparison.page import safe_name, telling_epochs
 
 HOSTILE = '<script>alert(1)</script> & "q" | [x](y) `z` ../../etc'
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
@@ -83,7 +83,7 @@ def test_the_order_of_the_page(good):
         text.index(part)
         for part in (
             "leads, but 5 seeds cannot tell it", "The settings", "real baseline", "Each value of an axis", "Figures",
-            "The practical’s claims", "How fair", "The sweep", "run_grid.py --axis optimizer=sgd,adam", "Glossary",
+            "The practical’s claims", "How fair", "The sweep", "report.py --sweep", "Glossary",
         )
     ]  # fmt: skip
     assert places == sorted(places)
@@ -214,13 +214,7 @@ def test_next_to_nothing(files, made_up, runs):
 
 
 def test_other_axes_and_their_values_at_their_best(files, made_up):
-    fds = {
-        ("rmsprop", 0.001): 9.0,
-        ("rmsprop", 0.01): 6.0,
-        ("sgd", 0.03): 5.0,
-        ("sgd", 0.1): 4.0,
-        ("sgd", 0.2): 30.0,
-    }
+    fds = {("rmsprop", 0.001): 9.0, ("rmsprop", 0.01): 6.0, ("sgd", 0.03): 5.0, ("sgd", 0.1): 4.0, ("sgd", 0.2): 30.0}
     runs = [
         made_up.run(seed, fd * (1 + 0.02 * seed), optimizer=optimizer, learning_rate=rate, z_dim=30)
         for seed in range(3)
@@ -247,15 +241,11 @@ def test_a_hundred_settings_stay_readable(files, made_up):
     assert len(made["report.html"]) < 2_000_000
 
 
-def test_the_command_that_makes_a_sweep_again(files, made_up):
-    full = text_of(files(made_up.settings(FOUR)))
-    assert (
-        "python sweeps/run_grid.py --axis optimizer=sgd,adam --axis z_dim=20,50 --seeds 0 1 --dataset mnist "
-        "--hidden-dim 128 --batch-size 64 --epochs 20 --device cpu --name 'a sweep'" in full
-    )
-    part = text_of(files(made_up.settings(dict(list(FOUR.items())[:3]))))
-    assert "run_grid.py" not in part
-    assert "Its settings are not a full grid" in part
+def test_without_its_file_the_page_has_no_command_that_makes_the_sweep_again(good):
+    text = text_of(good)
+    assert "Its file sweep.toml is missing: runs.csv has the fields of every run." in text
+    assert "run_grid.py" not in text
+    assert "sweep.toml" not in good
 
 
 @pytest.mark.parametrize(

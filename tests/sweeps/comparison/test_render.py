@@ -39,14 +39,7 @@ def test_a_single_value_has_a_dash_for_an_interval():
 
 @pytest.mark.parametrize(
     ("p", "words"),
-    [
-        (0.0009, "< 0.001"),
-        (0.001, "0.001"),
-        (0.0994, "0.099"),
-        (0.1, "0.10"),
-        (1.0, "1.00"),
-        (float("nan"), "–"),
-    ],
+    [(0.0009, "< 0.001"), (0.001, "0.001"), (0.0994, "0.099"), (0.1, "0.10"), (1.0, "1.00"), (float("nan"), "–")],
 )
 def test_p_values(p, words):
     assert p_value(p) == words

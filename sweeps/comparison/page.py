@@ -174,7 +174,7 @@ def _log_distances(client: MlflowClient, comparison: Comparison) -> None:
         names.SETTING_FD + setting.name.replace("+", ""): over_epochs(setting.finished, names.FD)["mean"]
         for setting in comparison.settings
     }
-    there = read_histories(client, [run_id], curves)
+    there = read_histories(client, [run_id], list(curves))
     metrics = [
         Metric(name, mean, now, epoch)
         for name, curve in curves.items()

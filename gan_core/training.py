@@ -1,7 +1,7 @@
 """One training: D against G, step by step; what happens comes as events. Whoever iterates is in control."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -85,9 +85,7 @@ class PlainStep:
 
     def __init__(self, config: RunConfig, G: Generator, D: nn.Module, make_optimizer: Any = None) -> None:
         """G, D: as `build_models` makes them; make_optimizer: parameters → optimizer, by default the config's."""
-        make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = make_optimizer or partial(
-            OPTIMIZERS[config.optimizer].build, config.learning_rate
-        )
+        make = make_optimizer or partial(OPTIMIZERS[config.optimizer].build, config.learning_rate)
         self.G, self.D = G, D
         self.G_parameters = list(G.parameters())
         self.G_optimizer, self.D_optimizer = make(self.G_parameters), make(D.parameters())

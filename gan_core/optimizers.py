@@ -35,30 +35,21 @@ OPTIMIZERS = {
 }
 
 
-def optimizer_state(optimizer: "optim.Optimizer") -> dict[str, "Tensor"]:
-    """Copies of the optimizer's running tensors on the CPU, by `<number of the parameter>.<name>`."""
+def optimizer_states(**optimizers: "optim.Optimizer") -> dict[str, "Tensor"]:
+    """Copies of the running tensors on the CPU, by `<name of the optimizer>.<number of the parameter>.<name>`."""
     return {
-        f"{number}.{name}": tensor.detach().cpu().clone()
-        for number, of_parameter in optimizer.state_dict()["state"].items()
+        f"{optimizer}.{number}.{name}": tensor.detach().cpu().clone()
+        for optimizer, its in optimizers.items()
+        for number, of_parameter in its.state_dict()["state"].items()
         for name, tensor in of_parameter.items()
     }
 
 
-def load_optimizer_state(optimizer: "optim.Optimizer", state: Mapping[str, "Tensor"]) -> None:
-    """Set the running tensors to those that `optimizer_state` gave."""
-    of_parameters: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
-        number, _, name = key.partition(".")
-        of_parameters.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": of_parameters, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def join_states(**states: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The states of several networks as one: each tensor is known as `<network>.<name>`."""
-    return {f"{network}.{name}": tensor for network, state in states.items() for name, tensor in state.items()}
-
-
-def state_of(network: str, joined: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """One network's state from what `join_states` made."""
-    prefix = f"{network}."
-    return {name.removeprefix(prefix): tensor for name, tensor in joined.items() if name.startswith(prefix)}
+def load_optimizer_states(states: Mapping[str, "Tensor"], **optimizers: "optim.Optimizer") -> None:
+    """Set the running tensors to those that `optimizer_states` gave."""
+    parts: dict[str, dict[int, dict[str, Tensor]]] = {optimizer: {} for optimizer in optimizers}
+    for key, tensor in states.items():
+        optimizer, number, name = key.split(".")
+        parts[optimizer].setdefault(int(number), {})[name] = tensor
+    for optimizer, its in optimizers.items():
+        its.load_state_dict({**its.state_dict(), "state": parts[optimizer]})

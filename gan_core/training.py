@@ -14,7 +14,7 @@ from gan_core.events import EpochEnd, Event, Reached, Samples, Trained, TrainSta
 from gan_core.fast_mlp import FastStep, supports
 from gan_core.losses import OBJECTIVES
 from gan_core.networks import Generator, build_models, to_pixels, to_unit_range
-from gan_core.optimizers import OPTIMIZERS, join_states, load_optimizer_state, optimizer_state, state_of
+from gan_core.optimizers import OPTIMIZERS, load_optimizer_states, optimizer_states
 from gan_core.rng import run_stream, stream
 
 SAMPLES = 64  # images on a sample sheet
@@ -42,27 +42,25 @@ def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -
     due = sample_epochs(config.epochs)
     z_fixed = fixed_noise(config.z_dim)
 
-    def state(epoch: int) -> TrainState:
-        weights = join_states(G=G.state_dict(), D=D.state_dict())
-        copies = {name: tensor.cpu().clone() for name, tensor in weights.items()}
-        return TrainState(epoch, copies, steps.optimizer_state())
+    pair = nn.ModuleDict({"G": G, "D": D})
 
+    def state(epoch: int) -> TrainState:
+        weights = {name: tensor.cpu().clone() for name, tensor in pair.state_dict().items()}
+        return TrainState(epoch, weights, steps.optimizer_state())
+
+    reached = 0
     if resume is None:
         yield Samples(0, generate(G, z_fixed))
     else:
-        G.load_state_dict(state_of("G", resume.weights))
-        D.load_state_dict(state_of("D", resume.weights))
+        reached = resume.epoch
+        pair.load_state_dict(resume.weights)
         steps.load_optimizer_state(resume.optimizers)
-    reached = resume.epoch if resume else 0
     for epoch in range(max(reached, 1), config.epochs + 1):
         if epoch > reached:
             started = time.perf_counter()
-            order = image_order(config, epoch, len(images)).to(config.device)
-            batches = order.split(config.batch_size)
-            record = steps.epoch(images, batches, noise(config, epoch)).cpu()
-            D_losses, G_losses, real_scores, fake_scores = record.numpy()
-            seconds = time.perf_counter() - started
-            yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
+            order = image_order(config, epoch, len(images)).to(config.device).split(config.batch_size)
+            record = steps.epoch(images, order, noise(config, epoch)).cpu()
+            yield EpochEnd(epoch, *record.numpy(), len(images), time.perf_counter() - started)
             refuse_non_finite(epoch, record)
         yield Reached(epoch, G, partial(state, epoch))
         if epoch in due:
@@ -97,20 +95,18 @@ class PlainStep:
         `noise` gives 2×(n or more)×z_dim, float32, for a batch of n. Returns 4×batches, float32: losses of D
         and of G, mean scores of real and of fake images.
         """
-        steps = [
-            self._step(to_unit_range(images[batch]), z[:, : len(batch)].to(images.device))
-            for batch, z in zip(order, noise, strict=False)
-        ]
+        steps = []
+        for batch, z in zip(order, noise, strict=False):
+            steps.append(self._step(to_unit_range(images[batch]), z[:, : len(batch)].to(images.device)))
         return torch.stack(steps, dim=1)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of both optimizers' running tensors, by name."""
-        return join_states(G=optimizer_state(self.G_optimizer), D=optimizer_state(self.D_optimizer))
+        return optimizer_states(G=self.G_optimizer, D=self.D_optimizer)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Set them to what `optimizer_state` gave."""
-        load_optimizer_state(self.G_optimizer, state_of("G", state))
-        load_optimizer_state(self.D_optimizer, state_of("D", state))
+        load_optimizer_states(state, G=self.G_optimizer, D=self.D_optimizer)
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
         """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""

@@ -23,7 +23,7 @@ from gan_core.cli import (
     without_garbage_collection,
 )
 from gan_core.config import RunConfig, parse_value
-from gan_core.data import fetch_images
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.evaluation import has_classifier
 from gan_core.live import plain_console
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
     for dataset in plan.datasets:
-        fetch_images(dataset, plan.data_dir)
+        DATASETS[dataset].fetch(plan.data_dir)
         if not has_classifier(dataset):
             _train_classifier(dataset, plan.data_dir)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
     set_ray_environment(plan.address)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from gan_core.data import DATASETS, ImageSet, LabelledImages, load_images
+from gan_core.data import DATASETS, ImageSet, LabelledImages, digest, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
 from gan_core.evaluation.classifier import Classifier, accuracy, extract_features, load_classifier, save_classifier
@@ -53,16 +53,16 @@ def classifier_for(data: ImageSet, cache_dir: Path) -> Classifier:
     several processes that ask at once, one trains and the others wait. Raises UserError if the cache cannot
     be written, or if the package's is damaged.
     """
-    digests = [data.splits[split].digest for split in ("train", "test")]
+    digests = [digest(*data.splits[split]) for split in ("train", "test")]
     if at := PACKAGED.get(data.name):
         packaged = load_classifier(at)
         if packaged is None:
             raise UserError(f"the package's classifier {at} is missing or damaged: install the package again")
         if [packaged.record["train_digest"], packaged.record["test_digest"]] == digests:
             return packaged
-    # In the file's name, so that a classifier of another recipe is not used.
-    recipe = json.dumps([dataclasses.asdict(RECIPE), SEED], sort_keys=True)
-    key = _short_hash(f"{' '.join(digests)} {_short_hash(recipe)}")
+    # Images and recipe are in the file's name, so that no other classifier is used.
+    recipe = hashlib.sha256(json.dumps([dataclasses.asdict(RECIPE), SEED], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(" ".join([*digests, recipe]).encode()).hexdigest()[:16]
     path = expanded(cache_dir) / f"classifier-{data.name}-{key}.safetensors"
     try:
         if kept := load_classifier(path):
@@ -72,26 +72,18 @@ def classifier_for(data: ImageSet, cache_dir: Path) -> Classifier:
             # Another process may have trained it while this one waited for the lock.
             if kept := load_classifier(path):
                 return kept
-            _say(f"training a classifier for {data.name}, once: minutes on one core; kept in {path.parent}")
+            begun = f"training a classifier for {data.name}, once: minutes on one core; kept in {path.parent}"
+            print(begun, file=sys.stderr)
             trained = train_classifier(data)
             save_classifier(path, trained)
     except OSError as error:
         raise UserError(f"cannot keep the classifier of {data.name} in {cache_dir}: {error}") from error
-    seconds = trained.record["seconds"]
-    _say(f"trained a classifier for {data.name} in {seconds:.0f} s: {_how_good(trained)}")
+    print(f"trained a classifier for {data.name}: {_how_good(trained)}", file=sys.stderr)
     return trained
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _how_good(classifier: Classifier) -> str:
-    return "{test_accuracy:.2%} of {test_images} test images right".format_map(classifier.record)
+    return "{test_accuracy:.2%} of {test_images} test images right, {seconds:.0f} s".format_map(classifier.record)
 
 
 def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
@@ -127,8 +119,8 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
         "test_accuracy": right,  # share of the test images that it classifies right
         "test_images": len(test.images),
         "weights_sha256": "",  # of the safetensors file
-        "train_digest": train.digest,
-        "test_digest": test.digest,
+        "train_digest": digest(*train),
+        "test_digest": digest(*test),
     }
     return classifier
 
@@ -187,8 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="mnist", help=f"one of {', '.join(DATASETS)}; default mnist")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
     parser.add_argument("--data-dir", type=Path, help="where the images are or go")
-    its = "weights file (.safetensors), the record goes beside; default: the package's own of the set"
-    parser.add_argument("--out", type=Path, help=its)
+    parser.add_argument(
+        "--out", type=Path, help="file of the weights (.safetensors); default: the package's of the set"
+    )
     options = parser.parse_args(arguments)
     try:
         out = options.out or PACKAGED.get(options.dataset)
@@ -197,10 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
         classifier = train_classifier(load_images(options.dataset, options.data_dir), options.seed)
         save_classifier(out, classifier)
     except UserError as error:
-        _say(f"train_classifier: {error}")
+        print(f"train_classifier: {error}", file=sys.stderr)
         return 2
-    seconds, digest = classifier.record["seconds"], classifier.record["weights_sha256"]
-    print(f"{options.dataset}: {_how_good(classifier)}, {seconds:.0f} s, weights {digest[:16]}")
+    print(f"{options.dataset}: {_how_good(classifier)}, weights {classifier.record['weights_sha256'][:16]}")
     return 0
 
 

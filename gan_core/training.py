@@ -60,7 +60,9 @@ def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -
             started = time.perf_counter()
             order = image_order(config, epoch, len(images)).to(config.device).split(config.batch_size)
             record = steps.epoch(images, order, noise(config, epoch)).cpu()
-            yield EpochEnd(epoch, *record.numpy(), len(images), time.perf_counter() - started)
+            D_losses, G_losses, real_scores, fake_scores = record.numpy()
+            seconds = time.perf_counter() - started
+            yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
             refuse_non_finite(epoch, record)
         yield Reached(epoch, G, partial(state, epoch))
         if epoch in due:
@@ -95,9 +97,10 @@ class PlainStep:
         `noise` gives 2×(n or more)×z_dim, float32, for a batch of n. Returns 4×batches, float32: losses of D
         and of G, mean scores of real and of fake images.
         """
-        steps = []
-        for batch, z in zip(order, noise, strict=False):
-            steps.append(self._step(to_unit_range(images[batch]), z[:, : len(batch)].to(images.device)))
+        steps = [
+            self._step(to_unit_range(images[batch]), z[:, : len(batch)].to(images.device))
+            for batch, z in zip(order, noise, strict=False)
+        ]
         return torch.stack(steps, dim=1)
 
     def optimizer_state(self) -> dict[str, Tensor]:

@@ -2,13 +2,12 @@
 
 The thresholds lie between the values of real runs on MNIST, which docs/quality.md lists. SGD at 0.3 and Adam
 at 0.03 break within the first epoch. SGD at 0.03 and 0.1 learns. Adam at 2e-4 makes one blurred picture for
-ten epochs and more. Adam at 3e-3 has a D that wins. SGD at 1e-3 and Adam at 1e-5 still make noise after three
-epochs.
+ten epochs and more. Adam at 3e-3 has a D that wins. SGD at 1e-3 still makes noise after three epochs.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ from gan_core.events import Diagnosis, Evaluated
 PINNED_LOSS = 50.0
 # Within an epoch, the losses of broken runs deviate by as little as 0, those of others by 0.006 or more.
 FROZEN_STD = 1e-5
-# In units of a pixel's range. Real digits have 0.18, an untrained G 0.10, the worst blur that still changes
-# 0.037. Adam at 0.03, whose G makes one picture, has 0.0003.
+# In units of a pixel's range. Real digits have 0.18, the worst blur that still changes 0.037, one picture 0.0003.
 ONE_PICTURE = 0.005
 # D's mean probabilities of 'real'. Adam at 3e-3 has 0.95 and 0.05, SGD at 0.03 about 0.7 and 0.3.
 CERTAIN_REAL, CERTAIN_FAKE = 0.9, 0.1
@@ -33,13 +31,13 @@ NO_NEARER = 0.85
 UNLIKE_DIGITS = 0.5
 # A class's share of the images; about 0.1 in the data. SGD at 0.03 has 0.01 or more from its second epoch on.
 MISSING_SHARE = 0.005
-# Both are low where G makes few pictures. After two epochs SGD at 0.1 has 0.000 and 0.038, SGD at 0.03 0.001
-# and 0.033.
+# Both are low where G makes few pictures. After two epochs SGD at 0.03 has 0.001 and 0.033.
 LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
 
 LOSSES = {"discriminator": names.LOSS_D, "generator": names.LOSS_G}
 
 History = Sequence[Mapping[str, float]]
+LastLosses = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
 def pixel_spread(images: Tensor) -> float:
@@ -53,7 +51,7 @@ def pixel_spread(images: Tensor) -> float:
 
 def diagnose(
     history: History,
-    last_losses: tuple[NDArray[np.floating], NDArray[np.floating]],
+    last_losses: LastLosses,
     spread: float,
     evaluation: Evaluation | Evaluated | None = None,
     untrained_baseline: Mapping[str, float] | None = None,
@@ -90,9 +88,7 @@ def _diverged(history: History) -> Iterator[Diagnosis]:
                 yield Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
 
 
-def _collapsed(
-    history: History, last_losses: tuple[NDArray[np.floating], NDArray[np.floating]], spread: float
-) -> Iterator[Diagnosis]:
+def _collapsed(history: History, last_losses: LastLosses, spread: float) -> Iterator[Diagnosis]:
     last = len(history)
     for (name, metric), losses in zip(LOSSES.items(), last_losses, strict=True):
         # A run can break at the end of its last epoch, whose mean does not show it.
@@ -139,10 +135,8 @@ def _poor(
 
 
 def _d_dominant(history: History) -> Iterator[Diagnosis]:
-    certain = [
-        metrics[names.SCORE_REAL] > CERTAIN_REAL and metrics[names.SCORE_FAKE] < CERTAIN_FAKE for metrics in history
-    ]
-    if epoch := _since(certain):
+    scores = [(metrics[names.SCORE_REAL], metrics[names.SCORE_FAKE]) for metrics in history]
+    if epoch := _since([real > CERTAIN_REAL and fake < CERTAIN_FAKE for real, fake in scores]):
         reason = f"D is nearly certain of every image since epoch {epoch}: {_figures(history)}"
         yield Diagnosis("d-dominant", reason, epoch)
 
@@ -157,7 +151,5 @@ def _figures(history: History) -> str:
 
 def _since(holds: Sequence[bool]) -> int:
     """The first epoch (1-based) of those at the end in which it holds; 0 if it does not in the last."""
-    epoch = len(holds)
-    while epoch and holds[epoch - 1]:
-        epoch -= 1
-    return epoch + 1 if epoch < len(holds) else 0
+    epochs = len(list(takewhile(bool, reversed(holds))))
+    return len(holds) - epochs + 1 if epochs else 0

@@ -215,17 +215,15 @@ def squared_radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
 def prdc(real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor, k: int = NEIGHBOURS) -> dict[str, float]:
     """Precision, recall, density and coverage, by metric name, of fake features (M×d) against real ones (N×d).
 
-    Each sample has a ball about it that reaches to its k-th nearest neighbour in its own set: real_radii (N)
-    and fake_radii (M) are `squared_radii` at the same k. Precision and recall: Kynkäänniemi et al. (2019),
-    https://arxiv.org/abs/1904.06991. Density and coverage: Naeem et al. (2020),
-    https://arxiv.org/abs/2002.09797.
+    A sample's ball reaches to its k-th nearest neighbour in its own set; real_radii (N) and fake_radii (M) are
+    the `squared_radii` at that k. Precision and recall: Kynkäänniemi et al. (2019),
+    https://arxiv.org/abs/1904.06991. Density and coverage: Naeem et al. (2020), https://arxiv.org/abs/2002.09797.
 
     - precision: the share of fakes inside any real ball. Are the images like real ones?
     - recall: the share of reals inside any fake ball. Are all kinds of real image made?
     - density: the mean number of real balls that a fake lies in, divided by k; about 1 for sets of one
       distribution. Unlike precision, it is not high because of one stray real image with a wide ball.
-    - coverage: the share of reals in whose ball a fake lies. Unlike recall, it uses the real balls, which no
-      stray fake can widen.
+    - coverage: the share of reals in whose ball a fake lies. No stray fake can widen these, as in recall.
     """
     nearest_ball = fake.new_full((len(fake),), torch.inf)  # per fake: how far outside the nearest real ball
     recalled = covered = contained = 0

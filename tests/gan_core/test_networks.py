@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from gan_core.architectures import NETWORKS
 from gan_core.config import RunConfig
 from gan_core.data import DATASETS
-from gan_core.networks import NETWORKS, build_models, to_pixels, to_unit_range, training_cost
+from gan_core.networks import build_models, to_pixels, to_unit_range, training_cost
 
 
 def pair(**settings):

@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from gan_core.optimizers import (
-    OPTIMIZERS,
-    OptimizerEntry,
-    join_states,
-    load_optimizer_state,
-    optimizer_state,
-    state_of,
-)
+from gan_core.optimizers import OPTIMIZERS, OptimizerEntry, load_optimizer_states, optimizer_states
 
 
 def stepped(entry, parameter):
@@ -42,19 +35,18 @@ def test_the_work_of_a_step_is_known(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_state_comes_back(name):
-    parameter = torch.nn.Parameter(torch.ones(3))
-    state = optimizer_state(stepped(OPTIMIZERS[name], parameter))
-    other = OPTIMIZERS[name].build(0.125, [torch.nn.Parameter(torch.ones(3))])
-    load_optimizer_state(other, state)
-    again = optimizer_state(other)
+def test_states_come_back_each_to_its_optimizer(name):
+    entry = OPTIMIZERS[name]
+    state = optimizer_states(
+        **{
+            network: stepped(entry, torch.nn.Parameter(start * torch.ones(3)))
+            for network, start in (("G", 1), ("D", 2))
+        }
+    )
+    assert all(key.startswith(("G.0.", "D.0.")) for key in state)
+    others = {network: entry.build(0.125, [torch.nn.Parameter(torch.ones(3))]) for network in ("G", "D")}
+    load_optimizer_states(state, **others)
+    again = optimizer_states(**others)
     assert again.keys() == state.keys()
     assert all(torch.equal(again[key], state[key]) for key in state)
-
-
-def test_joined_states_are_told_apart():
-    G, D = {"0.a": torch.zeros(1)}, {"0.a": torch.ones(1), "G.b": torch.ones(2)}
-    joined = join_states(G=G, D=D)
-    assert sorted(joined) == ["D.0.a", "D.G.b", "G.0.a"]
-    assert state_of("G", joined) == G
-    assert state_of("D", joined) == D
+    assert others["G"].param_groups[0]["lr"] == 0.125

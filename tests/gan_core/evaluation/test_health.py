@@ -323,7 +323,7 @@ def really_run(reference: Reference | None = None, **settings) -> Diagnosis:
                 evaluation = evaluate(event.generator, reference)
     except NonFiniteLossError:
         pass
-    return diagnose(history, last, spread, evaluation, reference.untrained_baseline if reference else None)
+    return diagnose(history, last, spread, evaluation, reference.baselines.untrained_baseline if reference else None)
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.3), ("adam", 0.1)])

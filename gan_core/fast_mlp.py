@@ -97,7 +97,8 @@ class FastStep:
 
     def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module) -> None:
         """G, D: as `build_models` makes them."""
-        self._G, self._D = _Network(G, config), _Network(D, config)
+        self._G, self._D = _Network("G", G, config), _Network("D", D, config)
+        self._running = self._G.running | self._D.running
         self._hidden_dim = config.hidden_dim
         self._buffers: dict[int, _Buffers] = {}  # by the number of real images: the last batch can be smaller
 
@@ -119,16 +120,12 @@ class FastStep:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Copies of both optimizers' running tensors, by name."""
-        return {name: part.clone() for name, part in self._running()}
+        return {name: part.clone() for name, part in self._running.items()}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Set them to what `optimizer_state` gave."""
-        for name, part in self._running():
+        for name, part in self._running.items():
             part.copy_(state[name])
-
-    def _running(self) -> Iterator[tuple[str, Tensor]]:
-        for network, its in (("G", self._G), ("D", self._D)):
-            yield from ((f"{network}.{name}", part) for name, part in its.running())
 
     def _step(self, at: "_Buffers", pixels: Tensor, batch: Tensor, z: Tensor, p: Tensor) -> None:
         """Update D, then G. z: 2n×z_dim, D's half first. p: 3n×1, to hold D(x), D(G(z_D)) and D(G(z_G))."""
@@ -197,28 +194,26 @@ class _Network:
     themselves, and `update` does nothing.
     """
 
-    def __init__(self, module: nn.Module, config: RunConfig) -> None:
-        self._parameters = list(module.parameters())
-        weights = nn.Parameter(parameters_to_vector(self._parameters).detach())
-        vector_to_parameters(weights.detach(), self._parameters)  # from now on views of it
-        weights.grad = torch.zeros_like(weights)
-        gradients = [torch.empty_like(p) for p in self._parameters]
-        vector_to_parameters(weights.grad, gradients)
-        self.update, self._running = _optimizer(config, weights)
-        descent = None if self._running else config.learning_rate
-        W1, b1, W2, b2 = (p.detach() for p in self._parameters)
+    def __init__(self, name: str, module: nn.Module, config: RunConfig) -> None:
+        parameters = list(module.parameters())
+        weights = parameters_to_vector(parameters).detach()
+        vector_to_parameters(weights, parameters)  # from now on views of it
+        gradient, gradients = torch.zeros_like(weights), [torch.empty_like(p) for p in parameters]
+        vector_to_parameters(gradient, gradients)
+        self.update, kept = _optimizer(config, weights, gradient)
+        sizes = [p.numel() for p in parameters]
+        self.running = {  # what the optimizer keeps, by the names that PyTorch gives to it
+            f"{name}.{number}.{kind}": tensor.split(sizes)[number].view_as(p) if tensor.dim() else tensor
+            for kind, tensor in kept.items()
+            for number, p in enumerate(parameters)
+        }
+        W1, b1, W2, b2 = (p.detach() for p in parameters)
+        descent = None if kept else config.learning_rate
         self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
         self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
 
-    def running(self) -> Iterator[tuple[str, Tensor]]:
-        """What the optimizer keeps, parameter by parameter, by the names that PyTorch gives to it."""
-        sizes = [p.numel() for p in self._parameters]
-        for name, tensor in self._running.items():
-            for number, p in enumerate(self._parameters):
-                yield f"{number}.{name}", tensor.split(sizes)[number].view_as(p) if tensor.dim() else tensor
 
-
-def _optimizer(config: RunConfig, weights: nn.Parameter) -> tuple[Callable[[], object], dict[str, Tensor]]:
+def _optimizer(config: RunConfig, weights: Tensor, gradient: Tensor) -> tuple[Callable[[], object], dict[str, Tensor]]:
     """The update of a network's weights, and what it keeps from step to step: nothing for SGD.
 
     Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
@@ -230,7 +225,7 @@ def _optimizer(config: RunConfig, weights: nn.Parameter) -> tuple[Callable[[], o
     options = {name: parameter.default for name, parameter in defaults.items()} | dict(entry.options)
     adam, rmsprop = optimizer_functions()
     step, first, second = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
-    take: dict[str, Any] = {"params": [weights.detach()], "grads": [weights.grad], "state_steps": [step]}
+    take: dict[str, Any] = {"params": [weights], "grads": [gradient], "state_steps": [step]}
     take |= {"lr": config.learning_rate, "eps": options["eps"], "weight_decay": options["weight_decay"]}
     if entry.torch_class == "RMSprop":
         take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}

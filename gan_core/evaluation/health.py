@@ -72,8 +72,7 @@ def diagnose(
     if not history:
         raise ValueError("a run of no epoch has no health")
     signs = chain(
-        _diverged(history),
-        _collapsed(history, last_losses, spread),
+        _broken(history, last_losses, spread),
         _poor(history, evaluation, untrained_baseline) if evaluation else (),
         _d_dominant(history),
         [Diagnosis("ok", _figures(history), 1)],
@@ -81,14 +80,12 @@ def diagnose(
     return next(signs)
 
 
-def _diverged(history: History) -> Iterator[Diagnosis]:
+def _broken(history: History, last_losses: LastLosses, spread: float) -> Iterator[Diagnosis]:
+    """Diverged, or collapsed."""
     for epoch, metrics in enumerate(history, start=1):
         for name, metric in LOSSES.items():
             if not math.isfinite(loss := metrics[metric]):
                 yield Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
-
-
-def _collapsed(history: History, last_losses: LastLosses, spread: float) -> Iterator[Diagnosis]:
     last = len(history)
     for (name, metric), losses in zip(LOSSES.items(), last_losses, strict=True):
         # A run can break at the end of its last epoch, whose mean does not show it.

@@ -21,10 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from filelock import FileLock
-
 from gan_core.errors import UserError
-from gan_core.storage import expanded, project_root, write_whole
+from gan_core.storage import expanded, made_once, project_root, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,17 +137,9 @@ class IdxFiles:
             return f"in {found[0]}" if found else f"to be fetched into {own}"
 
     def fetch(self, data_dir: Path | None = None) -> tuple[Path, list[bytes]]:
-        """The folder of the files and their contents, fetched first if need be. Raises UserError.
-
-        Of several processes at once, one fetches and the others wait.
-        """
+        """The folder of the files and their contents, fetched first if need be. Raises UserError."""
         with self._own_folder(data_dir) as own:
-            if found := self._find(own):
-                return found
-            own.mkdir(parents=True, exist_ok=True)
-            with FileLock(own / ".lock"):
-                # Another process may have fetched them while this one waited for the lock.
-                return self._find(own) or self._fetch(own)
+            return made_once(lambda: self._find(own), lambda: self._fetch(own), own / ".lock")
 
     def load(self, data_dir: Path | None = None) -> ImageSet:
         """The files' arrays, fetched first if need be. Raises UserError."""

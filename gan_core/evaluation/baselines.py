@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,7 +19,7 @@ from gan_core.evaluation.train_classifier import classifier_for
 from gan_core.events import Baselines
 from gan_core.networks import Generator, build_models
 from gan_core.rng import stream
-from gan_core.storage import expanded, write_whole
+from gan_core.storage import expanded, made_once, write_whole
 
 # Raised when a score's definition or the cached file's layout changes, so that no older file is used.
 SCORES_VERSION = 4
@@ -56,17 +55,14 @@ def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
     of = [classifier.record["weights_sha256"], *(digest(*split) for split in data.splits.values())]
     key = hashlib.sha256(json.dumps([*of, SCORES_VERSION, scores.NEIGHBOURS]).encode()).hexdigest()[:16]
     path = expanded(cache_dir) / f"reference-{dataset}-{key}.safetensors"
-    if cached := _load(path, classifier):
-        return cached
+
+    def make() -> Reference:
+        reference = compute_reference(data, classifier)
+        _save(path, reference)
+        return reference
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            # Another process may have computed it while this one waited for the lock.
-            if cached := _load(path, classifier):
-                return cached
-            reference = compute_reference(data, classifier)
-            _save(path, reference)
-            return reference
+        return made_once(lambda: _load(path, classifier), make, path.with_suffix(".lock"))
     except OSError as error:
         print(f"cannot cache what {dataset} is scored against in {cache_dir}: {error}", file=sys.stderr)
         return compute_reference(data, classifier)

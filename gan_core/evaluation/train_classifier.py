@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
@@ -22,7 +21,7 @@ from gan_core.evaluation import PACKAGED
 from gan_core.evaluation.classifier import Classifier, accuracy, extract_features, load_classifier, save_classifier
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream, stream_seed
-from gan_core.storage import expanded
+from gan_core.storage import expanded, made_once
 
 SEED = 0
 
@@ -64,22 +63,19 @@ def classifier_for(data: ImageSet, cache_dir: Path) -> Classifier:
     recipe = hashlib.sha256(json.dumps([dataclasses.asdict(RECIPE), SEED], sort_keys=True).encode()).hexdigest()[:16]
     key = hashlib.sha256(" ".join([*digests, recipe]).encode()).hexdigest()[:16]
     path = expanded(cache_dir) / f"classifier-{data.name}-{key}.safetensors"
+
+    def make() -> Classifier:
+        begun = f"training a classifier for {data.name}, once: minutes on one core; kept in {path.parent}"
+        print(begun, file=sys.stderr)
+        classifier = train_classifier(data)
+        save_classifier(path, classifier)
+        print(f"trained a classifier for {data.name}: {_how_good(classifier)}", file=sys.stderr)
+        return classifier
+
     try:
-        if kept := load_classifier(path):
-            return kept
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            # Another process may have trained it while this one waited for the lock.
-            if kept := load_classifier(path):
-                return kept
-            begun = f"training a classifier for {data.name}, once: minutes on one core; kept in {path.parent}"
-            print(begun, file=sys.stderr)
-            trained = train_classifier(data)
-            save_classifier(path, trained)
+        return made_once(lambda: load_classifier(path), make, path.with_suffix(".lock"))
     except OSError as error:
         raise UserError(f"cannot keep the classifier of {data.name} in {cache_dir}: {error}") from error
-    print(f"trained a classifier for {data.name}: {_how_good(trained)}", file=sys.stderr)
-    return trained
 
 
 def _how_good(classifier: Classifier) -> str:

@@ -26,21 +26,12 @@ def idx(array):
     return header + array.astype(np.uint8).tobytes()
 
 
-def md5(content):
-    return hashlib.md5(content).hexdigest()
-
-
 @pytest.fixture
 def files():
     """Four small IDX files, as MNIST has them: 12 training images and 4 test images."""
     chance = np.random.default_rng(0)
-    arrays = (
-        chance.integers(0, 256, (12, 28, 28)),
-        chance.integers(0, 10, 12),
-        chance.integers(0, 256, (4, 28, 28)),
-        chance.integers(0, 10, 4),
-    )
-    return {name: idx(array) for name, array in zip(IDX_FILES, arrays, strict=True)}
+    ranges = (256, (12, 28, 28)), (10, 12), (256, (4, 28, 28)), (10, 4)
+    return {name: idx(chance.integers(0, *each)) for name, each in zip(IDX_FILES, ranges, strict=True)}
 
 
 @pytest.fixture
@@ -87,7 +78,7 @@ def npm_package(tmp_path, files):
 
 
 def small_set(files, *mirrors, npm_package=None, debian_folder=None):
-    md5s = tuple(md5(files[name]) for name in IDX_FILES)
+    md5s = tuple(hashlib.md5(files[name]).hexdigest() for name in IDX_FILES)
     npm_package = npm_package and str(npm_package)
     return IdxFiles("small", "Small", 12, md5s, npm_package, "dataset-small", debian_folder, mirrors)
 
@@ -242,7 +233,6 @@ def test_digits_are_the_handwritten_ones_of_scikit_learn(digits):
     correlation = np.corrcoef(again.flatten().numpy(), small.ravel())[0, 1]
     assert correlation > 0.95
     assert digits.images[:, :, :4].max() == digits.images[:, :, :, -4:].max() == 0
-    assert digits.digest == load_images("digits").digest
 
 
 def test_idx_files_are_read_as_torchvision_reads_them(tmp_path, files, mirror):

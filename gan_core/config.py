@@ -85,9 +85,7 @@ class RunOptions:
     """How a run is evaluated and kept. No weight depends on it."""
 
     evaluate_every: int = Field(
-        10,
-        ge=0,
-        description="epochs from one evaluation of G to the next; 0: only at the end, where there always is one",
+        10, ge=0, description="epochs between two evaluations of G; 0: only at the end, where there always is one"
     )
     stop_dead: bool = Field(
         False, description="end a run once it has collapsed: losses pinned or frozen, or one picture whatever z is"

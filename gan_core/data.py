@@ -58,10 +58,9 @@ class ImageSet:
 
 
 def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
-    """A set of DATASETS, fetched into `data_dir` first if need be.
+    """A set of DATASETS, fetched into `data_dir` first if need be. Safe in several processes at once.
 
-    Safe when several processes call it at once. Raises UserError for an unknown name, and where the images
-    cannot be had.
+    Raises UserError for an unknown name, and where the images cannot be had.
     """
     if name not in DATASETS:
         raise UserError(f"dataset should be one of {', '.join(DATASETS)}, got {name!r}")
@@ -107,10 +106,8 @@ class Digits:
         labels = torch.from_numpy(digits.target).long()
         # The set mostly counts from 0 to 9 in turn, and 3 does not divide 10: classes keep their shares.
         is_test = torch.arange(self.size) % 3 == 0
-        splits = {
-            "train": LabelledImages(images[~is_test], labels[~is_test]),
-            "test": LabelledImages(images[is_test], labels[is_test]),
-        }
+        parts = {"train": ~is_test, "test": is_test}
+        splits = {split: LabelledImages(images[part], labels[part]) for split, part in parts.items()}
         return ImageSet("digits", images, digest(images), "sklearn.datasets.load_digits", splits)
 
 

@@ -45,13 +45,12 @@ def supports(config: RunConfig, plain: Callable[..., Any]) -> bool:
     objective, of the layers or of the plain step is never without effect.
     """
     entry, h, z = OPTIMIZERS[config.optimizer], config.hidden_dim, config.z_dim
-    known = KNOWN_OPTIONS.get(entry.torch_class)
     with torch.device("meta"):  # shapes without memory
         shapes = [[tuple(p.shape) for p in module.parameters()] for module in build_models(config)]
     return (
         config.device == "cpu"
-        and known is not None
-        and set(entry.options).issubset(known)
+        and entry.torch_class in KNOWN_OPTIONS
+        and set(entry.options).issubset(KNOWN_OPTIONS[entry.torch_class])
         and shapes == [[(h, z), (h,), (PIXELS, h), (PIXELS,)], [(h, PIXELS), (h,), (1, h), (1,)]]
         and all(_agree(config, plain, logit) for logit in PROBED_LOGITS)
     )
@@ -142,11 +141,10 @@ class FastStep:
         D.first.backward(half.d_h, half.x)
         D.update()
 
-        half = at.G_half
+        half, h_G = at.G_half, at.h_G[n:]
         self._classify(half, p[2 * n :])
         torch.mm(half.d_h, D.first.W, out=at.d_fake)
         BACKWARD.tanh(at.d_fake, half.x, grad_input=at.d_fake)
-        h_G = at.h_G[n:]
         torch.mm(at.d_fake, G.second.W, out=at.d_hG)
         BACKWARD.leaky_relu(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
         G.second.backward(at.d_fake, h_G)

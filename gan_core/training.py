@@ -39,9 +39,7 @@ def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -
     kind = FastStep if supports(config, PlainStep) else PlainStep
     steps = kind(config, G.to(config.device), D.to(config.device))
     images = images.to(config.device)
-    due = sample_epochs(config.epochs)
-    z_fixed = fixed_noise(config.z_dim)
-
+    due, z_fixed = sample_epochs(config.epochs), fixed_noise(config.z_dim)
     pair = nn.ModuleDict({"G": G, "D": D})
 
     def state(epoch: int) -> TrainState:
@@ -139,18 +137,13 @@ def refuse_non_finite(epoch: int, record: Tensor) -> None:
     bad = (~record[:2].isfinite()).nonzero()  # rows of (which loss, step)
     if len(bad):
         which, step = min(bad.tolist(), key=lambda at: at[1])
-        name = ("discriminator", "generator")[which]
-        raise NonFiniteLossError(
-            f"the loss of the {name} is {record[which, step].item()} at epoch {epoch}, iteration {step + 1}; "
-            "a smaller learning rate may help"
-        )
+        loss = f"the loss of the {('discriminator', 'generator')[which]} is {record[which, step].item()}"
+        where = f"at epoch {epoch}, iteration {step + 1}"
+        raise NonFiniteLossError(f"{loss} {where}; a smaller learning rate may help")
 
 
 def image_order(config: RunConfig, epoch: int, count: int) -> Tensor:
-    """The order in which an epoch goes through the images: a permutation of 0..count−1, int64.
-
-    Every run of a seed and an image set has the same order.
-    """
+    """The order of an epoch's images, the same for all runs of a seed: a permutation of 0..count−1, int64."""
     return torch.randperm(count, generator=run_stream("order", config, epoch))
 
 

@@ -96,11 +96,8 @@ def digest(events):
     for event in events:
         match event:
             case EpochEnd():
-                losses, scores = (
-                    (event.discriminator_losses, event.generator_losses),
-                    (event.real_scores, event.fake_scores),
-                )
-                found.update(np.stack([*losses, *scores]).tobytes())
+                for array in (event.discriminator_losses, event.generator_losses, event.real_scores, event.fake_scores):
+                    found.update(array.tobytes())
             case Samples(_, sheet):
                 found.update(sheet.numpy().tobytes())
             case Trained(G):

@@ -175,9 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="mnist", help=f"one of {', '.join(DATASETS)}; default mnist")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
     parser.add_argument("--data-dir", type=Path, help="where the images are or go")
-    parser.add_argument(
-        "--out", type=Path, help="file of the weights (.safetensors); default: the package's of the set"
-    )
+    its = "weights file (.safetensors), the record goes beside; default: the package's own of the set"
+    parser.add_argument("--out", type=Path, help=its)
     options = parser.parse_args(arguments)
     try:
         out = options.out or PACKAGED.get(options.dataset)

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_core.config import make_config
-from gan_core.data import ImageSet, default_data_dir, digest, load_images
+from gan_core.data import ImageSet, default_data_dir, load_images
 from gan_core.evaluation import scores
 from gan_core.evaluation.classifier import Classifier
 from gan_core.evaluation.train_classifier import classifier_for
@@ -52,7 +52,7 @@ def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
     """
     data = load_images(dataset, data_dir)
     classifier = classifier_for(data, cache_dir)
-    of = [classifier.record["weights_sha256"], *(digest(*split) for split in data.splits.values())]
+    of = [classifier.record[name] for name in ("weights_sha256", "train_digest", "test_digest")]
     key = hashlib.sha256(json.dumps([*of, SCORES_VERSION, scores.NEIGHBOURS]).encode()).hexdigest()[:16]
     path = expanded(cache_dir) / f"reference-{dataset}-{key}.safetensors"
 

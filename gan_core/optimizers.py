@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn, optim
+    from torch import nn, optim
 
 
 class OptimizerEntry(NamedTuple):
@@ -33,23 +33,3 @@ OPTIMIZERS = {
     "adamw": OptimizerEntry("AdamW", 2e-4, 2, {"fused": True}),
     "rmsprop": OptimizerEntry("RMSprop", 2e-4, 1),
 }
-
-
-def optimizer_states(**optimizers: "optim.Optimizer") -> dict[str, "Tensor"]:
-    """Copies of the running tensors on the CPU, by `<name of the optimizer>.<number of the parameter>.<name>`."""
-    return {
-        f"{optimizer}.{number}.{name}": tensor.detach().cpu().clone()
-        for optimizer, its in optimizers.items()
-        for number, of_parameter in its.state_dict()["state"].items()
-        for name, tensor in of_parameter.items()
-    }
-
-
-def load_optimizer_states(states: Mapping[str, "Tensor"], **optimizers: "optim.Optimizer") -> None:
-    """Set the running tensors to those that `optimizer_states` gave."""
-    parts: dict[str, dict[int, dict[str, Tensor]]] = {optimizer: {} for optimizer in optimizers}
-    for key, tensor in states.items():
-        optimizer, number, name = key.split(".")
-        parts[optimizer].setdefault(int(number), {})[name] = tensor
-    for optimizer, its in optimizers.items():
-        its.load_state_dict({**its.state_dict(), "state": parts[optimizer]})

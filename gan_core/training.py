@@ -14,7 +14,7 @@ from gan_core.events import EpochEnd, Event, Reached, Samples, Trained, TrainSta
 from gan_core.fast_mlp import FastStep, supports
 from gan_core.losses import OBJECTIVES
 from gan_core.networks import Generator, build_models, to_pixels, to_unit_range
-from gan_core.optimizers import OPTIMIZERS, load_optimizer_states, optimizer_states
+from gan_core.optimizers import OPTIMIZERS
 from gan_core.rng import run_stream, stream
 
 SAMPLES = 64  # images on a sample sheet
@@ -87,6 +87,7 @@ class PlainStep:
         self.G, self.D = G, D
         self.G_parameters = list(G.parameters())
         self.G_optimizer, self.D_optimizer = make(self.G_parameters), make(D.parameters())
+        self.optimizers = {"G": self.G_optimizer, "D": self.D_optimizer}
         self.objective = OBJECTIVES[config.objective]
 
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
@@ -102,12 +103,22 @@ class PlainStep:
         return torch.stack(steps, dim=1)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Copies of both optimizers' running tensors, by name."""
-        return optimizer_states(G=self.G_optimizer, D=self.D_optimizer)
+        """Copies of the optimizers' running tensors on the CPU, by `<network>.<number of the parameter>.<name>`."""
+        return {
+            f"{network}.{number}.{name}": tensor.detach().cpu().clone()
+            for network, optimizer in self.optimizers.items()
+            for number, of_parameter in optimizer.state_dict()["state"].items()
+            for name, tensor in of_parameter.items()
+        }
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Set them to what `optimizer_state` gave."""
-        load_optimizer_states(state, G=self.G_optimizer, D=self.D_optimizer)
+        parts: dict[str, dict[int, dict[str, Tensor]]] = {"G": {}, "D": {}}
+        for key, tensor in state.items():
+            network, number, name = key.split(".")
+            parts[network].setdefault(int(number), {})[name] = tensor
+        for network, optimizer in self.optimizers.items():
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": parts[network]})
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
         """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""

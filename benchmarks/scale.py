@@ -44,11 +44,10 @@ def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:
 
     from gan_core.tracking.queries import MlflowClient
 
-    task = trial["task"]
-    client, run_id, at = MlflowClient(common.tracking_uri), task["run_id"], time.time_ns() // 1_000_000
+    client, run_id, at = MlflowClient(common.tracking_uri), trial["run_id"], time.time_ns() // 1_000_000
     names = ("loss/discriminator", "loss/generator", "time/epoch_seconds", "quality/fd")
     metrics = [Metric(name, 1 + hash(run_id) % 97 / 97, at, 1) for name in names]
-    params = [Param(name, str(value)) for name, value in task["config"].items()]
+    params = [Param(name, str(value)) for name, value in trial["config"].items()]
     client.log_batch(run_id, metrics=metrics, params=params)
     client.set_terminated(run_id, "FINISHED")
     tune.report({"status": "FINISHED", "reason": "", "health": "ok"})

@@ -28,6 +28,8 @@ CODE = ("gan_core", "sweeps")
 # Of the driver's environment, what lets one into the tracking server and the stores behind it.
 ACCESS = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_", "AZURE_", "GOOGLE_")
 NOT_ACCESS = ("MLFLOW_TRACKING_URI",)
+ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
+NOTICED_TIMEOUT = 60.0  # seconds: Ray takes a node that has died for alive for up to half as long
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,6 @@ class Needs:
     token: str  # … and what is in it
 
 
-ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
-NOTICED_TIMEOUT = 60.0  # seconds: Ray takes a node that has died for alive for up to half as long
-
-
 @contextmanager
 def nodes_checked(plan: "Plan") -> Iterator[Needs]:
     """What every node needs, once it is known that each has it; valid within the block.
@@ -54,6 +52,10 @@ def nodes_checked(plan: "Plan") -> Iterator[Needs]:
     """
     from gan_core.storage import write_whole
 
+    versions = {name: installed for name in SAME if (installed := _version(name))}
+    environment = {
+        name: value for name, value in os.environ.items() if name.startswith(ACCESS) and name not in NOT_ACCESS
+    }
     token = uuid4().hex
     file = plan.checkpoint_dir / plan.lock.replace(".lock", ".token")
     try:
@@ -61,7 +63,7 @@ def nodes_checked(plan: "Plan") -> Iterator[Needs]:
     except OSError as error:
         raise UserError(f"cannot keep checkpoints in {plan.checkpoint_dir}: {error}") from error
     try:
-        needs = gather_needs(plan.tracking_uri, str(file), token)
+        needs = Needs(versions, code_digest(), plan.tracking_uri, environment, str(file), token)
         _check(plan, needs)
         yield needs
     finally:
@@ -136,17 +138,6 @@ def last_line(error: BaseException) -> str:
     return (lines[-1] if lines else type(error).__name__)[:400]
 
 
-def gather_needs(tracking_uri: str, token_at: str, token: str) -> Needs:
-    """The needs of a sweep that this process conducts."""
-    here = {name: installed for name in SAME if (installed := _version(name))}
-    return Needs(here, code_digest(), tracking_uri, access(os.environ), token_at, token)
-
-
-def access(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of an environment that let one into the tracking server and the stores behind it."""
-    return {name: value for name, value in environment.items() if name.startswith(ACCESS) and name not in NOT_ACCESS}
-
-
 def grant(environment: Mapping[str, str]) -> None:
     """Let this process in as the driver is let in; a file that is named but not here is left out."""
     for name, value in environment.items():
@@ -209,7 +200,7 @@ def _checkpoints(needs: Needs) -> Iterator[str]:
     except FileNotFoundError:
         there = ""
     except Exception as error:
-        yield f"{file.parent}, where checkpoints are kept, cannot be read ({_brief(error)})"
+        yield f"{file.parent}, where checkpoints are kept, cannot be read ({last_line(error)})"
         return
     if there != needs.token:
         yield (
@@ -238,7 +229,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:200]

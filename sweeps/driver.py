@@ -1,9 +1,11 @@
 """A sweep from its first run to its comparison, on a Ray that is there."""
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
@@ -14,18 +16,18 @@ from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView
 from gan_core.locks import lock_tag
-from gan_core.run import Outcome
 from gan_core.tracking.queries import MlflowClient, settle_stale
 from gan_core.tracking.store import brief, prepare_store, redact
 from sweeps.cluster import Needs
 from sweeps.compat import view_address, write_view
-from sweeps.plan import Plan
+from sweeps.plan import Plan, render
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
 from sweeps.report import publish_report
 from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
-from sweeps.runs import Sweep, add_child, add_commit, begin_sweep, colours, settle
-from sweeps.trials import Ready, stopping, train_all
+from sweeps.runs import add_child, add_commit, begin_sweep, colours, settle
+from sweeps.trials import Listener, stop_file, stopping, train_all
+from sweeps.worker import Common, Trial
 
 
 class Prepared(NamedTuple):
@@ -36,7 +38,7 @@ class Prepared(NamedTuple):
     client: MlflowClient
     experiment_id: str
     state: SweepState
-    notes: list[str]
+    gone: int  # runs that were still marked as running, of a process that is gone
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -59,8 +61,7 @@ def prepare(plan: Plan) -> Prepared:
         raise UserError(
             f"the sweep {state.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew with --again"
         )
-    notes = [f"{len(gone)} runs of a process that is gone were still marked as running"] if gone else []
-    return Prepared(images, references, client, experiment_id, state, notes)
+    return Prepared(images, references, client, experiment_id, state, len(gone))
 
 
 def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None = None) -> int:
@@ -68,58 +69,68 @@ def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
 
     `needs`: on a cluster, what its nodes must have.
     """
-    to_do = describe_state(prepared.state, plan.checkpoint_dir, every_run=False)
-    console.print("\n".join([*prepared.notes, to_do]))
+    console.print(describe_state(prepared.state, plan.checkpoint_dir, every_run=False, gone=prepared.gone))
     try:
-        sweep, done = _train_what_is_left(plan, prepared, workers, console, needs)
-        _show(console, plan, prepared.client, sweep)
+        parent, done = _train_what_is_left(plan, prepared, workers, console, needs)
+        _show(console, plan, prepared.client, parent)
         if plan.model:
-            done = _register(console, plan, plan.model, prepared.client, sweep) and done
+            done = _register(console, plan, plan.model, prepared.client, parent) and done
     except (MlflowException, OSError) as error:
-        _store_is_away(console, plan, error)
+        _print(console, "incomplete", plan, error)
         return RUN_FAILED
     return OK if done else RUN_FAILED
 
 
 def _train_what_is_left(
     plan: Plan, prepared: Prepared, workers: ExitStack, console: Console, needs: Needs | None
-) -> tuple[Sweep, bool]:
-    """The sweep, and whether all runs of the plan are FINISHED. Raises MlflowException."""
+) -> tuple[Run, bool]:
+    """The parent run, and whether all runs of the plan are FINISHED. Raises MlflowException."""
     client, state = prepared.client, prepared.state
-    to_do = state.to_do()
+    to_do = state.longest_first()
     run_ids = {step.run.name: step.run_id for step in state.steps if step.run_id}
-    if state.parent and state.sweep and not to_do:
+    if state.parent and not to_do:
         # All that it lacks may be its own end, if it was cut off right before.
         if state.parent.info.status != "FINISHED" or any(step.shorter for step in state.steps):
-            settle(client, state.sweep, "KILLED", {}, _replaced(state, run_ids))
-        return state.sweep, True
-    sweep = begin_sweep(client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.sweep)
-    write_view(client, sweep.experiment_id, sweep.parent_id, grouped=len(plan.grid.seeds) > 1)
+            settle(client, state.parent, "KILLED", {}, _replaced(state, run_ids))
+        return state.parent, True
+    parent = begin_sweep(client, prepared.experiment_id, plan, lock_tag(plan.checkpoint_dir, plan.lock), state.parent)
+    write_view(client, prepared.experiment_id, parent.info.run_id, grouped=len(plan.grid.seeds) > 1)
     cut_off = "FAILED"  # what a run is that no worker has ended
-    outcomes: dict[str, Outcome] = {}
+    listener: Listener | None = None
     statuses: dict[str, str] = {}
     try:
-        run_ids |= _begin_runs(plan, client, sweep, state)
-        with (
-            LiveView({step.run.name: step.run.config.epochs for step in to_do}, console) as view,
-            stopping(plan, [run_ids[step.run.name] for step in to_do]),
-        ):
-            ready = Ready(state.longest_first(), run_ids, prepared.images, prepared.references, needs)
-            train_all(plan, ready, view, outcomes)
+        run_ids |= _begin_runs(plan, client, parent, state)
+        trials = [Trial(step.run.name, dataclasses.asdict(step.run.config), run_ids[step.run.name]) for step in to_do]
+        common = Common(
+            images={name: dataclasses.replace(data, images=data.images[:0]) for name, data in prepared.images.items()},
+            references=prepared.references,
+            options=plan.options,
+            checkpoint_dir=str(plan.checkpoint_dir),
+            stop_file=str(stop_file(plan)),
+            tracking_uri=plan.tracking_uri,
+            needs=needs,
+        )
+        # Ray keeps the arrays in shared memory, where every worker of a machine reads them in place.
+        pixels = {name: data.images.numpy() for name, data in prepared.images.items()}
+        lengths = {step.run.name: step.run.config.epochs for step in to_do}
+        with LiveView(lengths, console) as view, stopping(plan, [trial.run_id for trial in trials]):
+            listener = Listener(view)
+            train_all(plan, trials, pixels, common, listener)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
     finally:
         with uninterrupted():
             workers.close()
+            outcomes = listener.outcomes if listener else {}
             reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
             try:
-                statuses = settle(client, sweep, cut_off, reasons, _replaced(state, run_ids))
+                statuses = settle(client, parent, cut_off, reasons, _replaced(state, run_ids))
             except MlflowException as error:
                 if cut_off != "KILLED":
                     raise
-                _store_is_away(console, plan, error)
-    return sweep, {statuses[run_ids[step.run.name]] for step in state.steps} == {"FINISHED"}
+                _print(console, "incomplete", plan, error)
+    return parent, {statuses[run_ids[step.run.name]] for step in state.steps} == {"FINISHED"}
 
 
 def _replaced(state: SweepState, run_ids: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -127,14 +138,14 @@ def _replaced(state: SweepState, run_ids: Mapping[str, str]) -> dict[str, tuple[
     return {run_ids[step.run.name]: step.shorter for step in state.steps if step.run.name in run_ids}
 
 
-def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, state: SweepState) -> dict[str, str]:
+def _begin_runs(plan: Plan, client: MlflowClient, parent: Run, state: SweepState) -> dict[str, str]:
     """An MLflow run for each run that is to be trained; their ids, by name."""
     colour = colours(step.run.setting for step in state.steps)
     run_ids = {}
     for step in state.to_do():
         if step.run_id:
             add_commit(client, step.run_id)
-        run_id = step.run_id or add_child(client, sweep, step.run, colour[step.run.setting.name])
+        run_id = step.run_id or add_child(client, parent, step.run, colour[step.run.setting.name])
         if step.shorter:
             longest = plan.checkpoint_dir / step.shorter[-1]
             CheckpointFolder(plan.checkpoint_dir / run_id, step.run.config).take_over(longest)
@@ -142,40 +153,37 @@ def _begin_runs(plan: Plan, client: MlflowClient, sweep: Sweep, state: SweepStat
     return run_ids
 
 
-def _store_is_away(console: Console, plan: Plan, error: Exception) -> None:
-    said = brief(error, plan.tracking_uri)
-    what = "it cannot be written" if isinstance(error, OSError) else "the store does not take it"
-    console.print(
-        f"the record is not complete: {what} ({said}). What was trained is kept in {plan.checkpoint_dir}: "
-        "the same command logs it, once that is mended"
-    )
-
-
-def _show(console: Console, plan: Plan, client: MlflowClient, sweep: Sweep) -> None:
+def _show(console: Console, plan: Plan, client: MlflowClient, parent: Run) -> None:
+    experiment_id, parent_id = parent.info.experiment_id, parent.info.run_id
     last_sheet = min(run.config.epochs for run in plan.runs)
-    write_view(client, sweep.experiment_id, sweep.parent_id, len(plan.grid.seeds) > 1, last_sheet)
+    write_view(client, experiment_id, parent_id, len(plan.grid.seeds) > 1, last_sheet)
     from sweeps.comparison import compare, print_summary, read_sweep, write_overview  # not before training
 
-    comparison = compare(read_sweep(client, client.get_run(sweep.parent_id)))
+    comparison = compare(read_sweep(client, client.get_run(parent_id)))
     write_overview(client, comparison)
     server = redact(plan.tracking_uri) if plan.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
-    address = view_address(server.rstrip("/"), sweep.experiment_id, sweep.parent_id)
+    address = view_address(server.rstrip("/"), experiment_id, parent_id)
     print_summary(console, comparison, address, plan.tracking_uri)
     try:
-        page = publish_report(client, plan.tracking_uri, comparison)
-        console.print(f"Report:   {page}")
+        _print(console, "report", plan, page=publish_report(client, plan.tracking_uri, comparison))
     except Exception as error:
         # The grid has ended and is recorded: a report that cannot be made must not make it look broken.
-        console.print(f"Report:   not made ({brief(error, plan.tracking_uri)}); python sweeps/report.py makes it")
+        _print(console, "report", plan, error)
 
 
-def _register(console: Console, plan: Plan, name: str, client: MlflowClient, sweep: Sweep) -> bool:
+def _register(console: Console, plan: Plan, name: str, client: MlflowClient, parent: Run) -> bool:
     """Register the best generator, and say which it is; whether that went well."""
     try:
-        registered = register_best(client, sweep, name)
+        registered = register_best(client, parent, name)
     except Exception as error:
-        console.print(f"Model:    not registered ({brief(error, plan.tracking_uri)})")
+        _print(console, "model", plan, error)
         return False
-    console.print(f"Model:    {registered}")
-    console.print(f"          {serve_command(plan.tracking_uri, registered)} serves it")
+    _print(console, "model", plan, model=registered, serve=serve_command(plan.tracking_uri, registered))
     return True
+
+
+def _print(console: Console, what: str, plan: Plan, error: Exception | None = None, **values: object) -> None:
+    """What has ended, or why it has not; `what`: its part of the template."""
+    said = brief(error, plan.tracking_uri) if error else ""
+    unwritten = isinstance(error, OSError)
+    console.print(render("end", what=what, plan=plan, error=said, unwritten=unwritten, **values))

@@ -17,10 +17,9 @@ from gan_core import metric_names as names
 from gan_core.architectures import SIDE
 from gan_core.errors import UserError
 from gan_core.networks import load_generator
-from gan_core.tracking.queries import MlflowClient
+from gan_core.tracking.queries import MlflowClient, children_of
 from gan_core.tracking.store import redact
 from gan_core.training import fixed_noise
-from sweeps.runs import Sweep, children
 
 CODE = Path(__file__).with_name("served_generator.py")
 SERVED_WITH = ("mlflow", "numpy", "safetensors")  # the packages that CODE imports
@@ -39,30 +38,24 @@ class Registered(NamedTuple):
     new: bool
 
     @property
-    def uri(self) -> str:
-        """The model's address in MLflow."""
-        return f"models:/{self.name}/{self.version}"
+    def fd(self) -> float:
+        """The run's Fréchet distance."""
+        return float(self.run.data.metrics[names.FD])
 
-    def __str__(self) -> str:
-        """One line for the terminal."""
-        run, distance = self.run.info.run_name, self.run.data.metrics[names.FD]
-        runs = f"{self.of} finished runs" if self.of > 1 else "the one finished run"
-        health = self.run.data.tags.get(names.HEALTH, "ok")
-        return (
-            f"{self.name} version {self.version}{'' if self.new else ', registered before'}: the generator of "
-            f"{run}, with the least Fréchet distance ({distance:.1f}) of {runs}"
-            f"{'' if health == 'ok' else f'; its health: {health}'}"
-        )
+    @property
+    def health(self) -> str:
+        """The run's health."""
+        return str(self.run.data.tags.get(names.HEALTH, "ok"))
 
 
-def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
+def register_best(client: MlflowClient, parent: Run, name: str) -> Registered:
     """Make the best generator of the sweep the newest version of the model `name`, in the sweep's own store.
 
     The best has the least Fréchet distance. A generator whose file, by its digest, is a version already is
     not registered again. Raises UserError if no run has finished with a score, MlflowException or OSError if
     the store fails.
     """
-    scored = scored_runs(children(client, sweep))
+    scored = scored_runs(children_of(client, parent.info.experiment_id, parent.info.run_id))
     best = min(scored, key=lambda run: run.data.metrics[names.FD])
     # An environment variable can name another registry, but the model belongs beside its run.
     client = MlflowClient(client.tracking_uri, registry_uri=client.tracking_uri)
@@ -72,7 +65,7 @@ def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
         for there in client.search_model_versions(f"name = '{name}'"):
             if there.tags.get(DIGEST_TAG) == digest:
                 return Registered(name, str(there.version), best, len(scored), new=False)
-        tags = {**_origin(sweep, best), DIGEST_TAG: digest}
+        tags = {**_origin(parent, best), DIGEST_TAG: digest}
         model_id = _log_model(client, best, file, Path(scratch) / "model", tags)
     try:
         client.create_registered_model(name)
@@ -84,7 +77,7 @@ def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
         client.get_logged_model(model_id).artifact_location,
         best.info.run_id,
         tags,
-        description=f"G of {best.info.run_name}, the least Fréchet distance of sweep {sweep.name}.",
+        description=f"G of {best.info.run_name}, the least Fréchet distance of sweep {parent.info.run_name}.",
         model_id=model_id,
     )
     return Registered(name, str(made.version), best, len(scored), new=True)
@@ -92,8 +85,9 @@ def register_best(client: MlflowClient, sweep: Sweep, name: str) -> Registered:
 
 def serve_command(uri: str, registered: Registered) -> str:
     """The command that serves the model in an environment with the packages SERVED_WITH."""
+    model = f"models:/{registered.name}/{registered.version}"
     address = f"MLFLOW_TRACKING_URI={quote(redact(uri))}"
-    return f"{address} mlflow models serve -m {registered.uri} --env-manager local --port 5001"
+    return f"{address} mlflow models serve -m {model} --env-manager local --port 5001"
 
 
 def scored_runs(runs: Sequence[Run]) -> list[Run]:
@@ -112,13 +106,13 @@ def scored_runs(runs: Sequence[Run]) -> list[Run]:
     return scored
 
 
-def _origin(sweep: Sweep, run: Run) -> dict[str, str]:
+def _origin(parent: Run, run: Run) -> dict[str, str]:
     """The tags that say which run of which sweep trained a generator."""
     tags = run.data.tags
     kept = (names.CLASSIFIER, names.EVALUATION_IMAGES, names.HEALTH)
     return {
-        "sweep.name": sweep.name,
-        "sweep.run_id": sweep.parent_id,
+        "sweep.name": parent.info.run_name,
+        "sweep.run_id": parent.info.run_id,
         "run.name": run.info.run_name,
         "run.id": run.info.run_id,
         names.CONFIG_HASH: tags.get(names.CONFIG_HASH, ""),

@@ -18,7 +18,7 @@ from gan_core.tracking.queries import UNFINISHED, MlflowClient, children_of, new
 from gan_core.tracking.store import brief, is_new, redact
 from sweeps.grid import GridRun
 from sweeps.plan import LENGTH, Plan, render
-from sweeps.runs import KIND, Sweep
+from sweeps.runs import KIND
 
 ELSEWHERE = "it is running, or was cut off, on another machine or with another --checkpoint-dir"
 QUOTABLE = re.compile(r"[\w .,:+-]+")  # what can stand in a query of MLflow as it is
@@ -44,12 +44,6 @@ class SweepState:
 
     parent: Run | None
     steps: list[Step] = field(default_factory=list)
-
-    @property
-    def sweep(self) -> Sweep | None:
-        """The sweep that the parent run stands for."""
-        info = self.parent.info if self.parent else None
-        return Sweep(info.experiment_id, info.run_id, info.run_name) if info else None
 
     def unfinished(self) -> bool:
         """Whether the store has the sweep as one that is running."""
@@ -89,12 +83,15 @@ def look_up(plan: Plan) -> SweepState:
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {reason}") from error
 
 
-def describe_state(state: SweepState, checkpoint_dir: StoragePath, every_run: bool = True) -> str:
-    """What would be done: a line for all, one for each run, and one before for a sweep that looks alive."""
+def describe_state(state: SweepState, checkpoint_dir: StoragePath, every_run: bool = True, gone: int = 0) -> str:
+    """What would be done: a line for all, one for each run, and one before for a sweep that looks alive.
+
+    gone: runs that were still marked as running, of a process that is gone.
+    """
     alive = ""
     if every_run and state.parent and state.unfinished():
         alive = liveness(checkpoint_dir, state.parent.data.tags.get(names.LOCK))
-    return render("to_do", state=state, liveness=alive, steps=state.steps if every_run else [])
+    return render("to_do", state=state, liveness=alive, gone=gone, steps=state.steps if every_run else [])
 
 
 def sweep_state(client: MlflowClient, experiment_id: str, plan: Plan) -> SweepState:

@@ -1,7 +1,6 @@
 """The MLflow runs of a sweep: one parent, one child per setting and seed, and no status that lies."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -24,15 +23,7 @@ KIND = "grid"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
 
 
-class Sweep(NamedTuple):
-    """A sweep in the store, known by its parent run."""
-
-    experiment_id: str
-    parent_id: str
-    name: str
-
-
-def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str, found: Sweep | None) -> Sweep:
+def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str, found: Run | None) -> Run:
     """The parent run, RUNNING: the one found, or a new one.
 
     Its params are the axes and what all runs have in common. Params cannot change, so a tag `now.PARAM` has
@@ -41,20 +32,18 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
     params = {name: text_of(value) for name, value in plan.common().items()} | _axes_as_params(plan.grid)
     tags = {names.LOCK: lock, names.SWEEP_AXES: " ".join(plan.grid.fields())}
     if found:
-        before = client.get_run(found.parent_id).data.params
-        changed = {name: value for name, value in params.items() if before.get(name) != value}
-        tags |= {f"{names.SWEEP_NOW}{name}": value for name, value in changed.items()}
-        client.log_batch(found.parent_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        client.update_run(found.parent_id, status="RUNNING")
-        sweep = found
+        before = found.data.params
+        tags |= {f"{names.SWEEP_NOW}{name}": value for name, value in params.items() if before.get(name) != value}
+        client.log_batch(found.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        client.update_run(found.info.run_id, status="RUNNING")
+        parent = found
     else:
         tags |= {**context_tags(), names.SWEEP_KIND: KIND, names.SWEEP_FORMAT: names.FORMAT_VERSION}
         tags |= {names.SWEEP_KEY: plan.key, **({} if plan.named else {names.SWEEP_UNNAMED: "true"})}
         parent = client.create_run(experiment_id, run_name=plan.name, tags=tags)
-        sweep = Sweep(experiment_id, parent.info.run_id, plan.name)
-        client.log_batch(sweep.parent_id, params=[Param(name, value) for name, value in params.items()])
-    client.log_text(sweep.parent_id, sweep_text(plan.grid), names.SWEEP_FILE)
-    return sweep
+        client.log_batch(parent.info.run_id, params=[Param(name, value) for name, value in params.items()])
+    client.log_text(parent.info.run_id, sweep_text(plan.grid), names.SWEEP_FILE)
+    return parent
 
 
 def _axes_as_params(grid: Grid) -> dict[str, str]:
@@ -67,14 +56,10 @@ def _axes_as_params(grid: Grid) -> dict[str, str]:
     return {name: " ".join(map(text_of, each)) for name, each in values.items()}
 
 
-def add_child(client: MlflowClient, sweep: Sweep, run: GridRun, colour: str) -> str:
+def add_child(client: MlflowClient, parent: Run, run: GridRun, colour: str) -> str:
     """A child for the run, SCHEDULED; its id."""
-    tags = {
-        names.PARENT: sweep.parent_id,
-        names.SETTING: run.setting.name,
-        names.RUN_COLOUR: colour,
-    }
-    return create_run(client, sweep.experiment_id, run.name, run.config, tags)
+    tags = {names.PARENT: parent.info.run_id, names.SETTING: run.setting.name, names.RUN_COLOUR: colour}
+    return create_run(client, parent.info.experiment_id, run.name, run.config, tags)
 
 
 def add_commit(client: MlflowClient, run_id: str) -> None:
@@ -101,14 +86,9 @@ def colours(settings: Iterable[Setting]) -> dict[str, str]:
     return {name: to_hex(COLOURS[place % len(COLOURS)]) for place, name in enumerate(once)}
 
 
-def children(client: MlflowClient, sweep: Sweep) -> list[Run]:
-    """The children of a sweep, oldest first."""
-    return children_of(client, sweep.experiment_id, sweep.parent_id)
-
-
 def settle(
     client: MlflowClient,
-    sweep: Sweep,
+    parent: Run,
     cut_off: str,
     reasons: Mapping[str, str],
     replaced: Mapping[str, Sequence[str]],
@@ -120,7 +100,7 @@ def settle(
     the longer one, by whose id they are given, is FINISHED: all that they have, it has too.
     """
     statuses = {}
-    for run in children(client, sweep):
+    for run in children_of(client, parent.info.experiment_id, parent.info.run_id):
         run_id, status = run.info.run_id, run.info.status
         if status in UNFINISHED:
             status = cut_off
@@ -133,7 +113,7 @@ def settle(
             statuses.pop(one, None)
     ended = set(statuses.values())
     whole = "FINISHED" if ended == {"FINISHED"} else "KILLED" if "KILLED" in ended else "FAILED"
-    if names.FAILURE_REASON in client.get_run(sweep.parent_id).data.tags:
-        client.delete_tag(sweep.parent_id, names.FAILURE_REASON)  # of a process before this one
-    end_run(client, sweep.parent_id, whole)
+    if names.FAILURE_REASON in client.get_run(parent.info.run_id).data.tags:
+        client.delete_tag(parent.info.run_id, names.FAILURE_REASON)  # of a process before this one
+    end_run(client, parent.info.run_id, whole)
     return statuses

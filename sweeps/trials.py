@@ -1,88 +1,62 @@
 """A sweep's runs as Ray Tune's trials: handed out in order, listened to, and stopped."""
 
-import dataclasses
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray import tune
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from gan_core.data import ImageSet
-from gan_core.evaluation.baselines import Reference
 from gan_core.events import Progress
 from gan_core.live import LiveView
 from gan_core.locks import was_released
 from gan_core.run import Outcome
 from gan_core.storage import ObjectPath, StoragePath
-from sweeps.cluster import Needs
 from sweeps.plan import Plan
-from sweeps.resume import Step
-from sweeps.worker import Common, ImageSetLabel, Task, run_trial
+from sweeps.worker import Common, Trial, run_trial
 
 WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
 STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
 DISTANCE = 5.0  # seconds more where they have to hear of it through an object store
 
 
-class Ready(NamedTuple):
-    """What the workers need of the driver."""
-
-    steps: list[Step]  # in the order in which they are to begin
-    run_ids: Mapping[str, str]  # of their MLflow runs, by the runs' names
-    images: Mapping[str, ImageSet]  # by data set
-    references: Mapping[str, Reference]  # what its scores compare with, by data set
-    needs: Needs | None = None  # on a cluster: what its nodes must have
-
-
 @contextmanager
 def stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
     """Left by Ctrl-C, the runs are asked to keep a checkpoint and stop, and given some seconds for it."""
-    stop_file = _stop_file(plan)
-    stop_file.unlink(missing_ok=True)
+    file = stop_file(plan)
+    file.unlink(missing_ok=True)
     try:
         yield
     except KeyboardInterrupt:
-        stop_file.touch()
-        distant = isinstance(stop_file, ObjectPath)
-        until = time.monotonic() + STOP_PATIENCE + DISTANCE * distant
+        file.touch()
+        until = time.monotonic() + STOP_PATIENCE + (DISTANCE if isinstance(file, ObjectPath) else 0)
         locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
         while time.monotonic() < until and not all(map(was_released, locks)):
             time.sleep(0.1)
         raise
     finally:
-        stop_file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
-def _stop_file(plan: Plan) -> StoragePath:
+def stop_file(plan: Plan) -> StoragePath:
+    """Where a file appears when the sweep is interrupted."""
     return plan.checkpoint_dir / plan.lock.replace(".lock", ".stop")
 
 
-def train_all(plan: Plan, ready: Ready, view: LiveView, outcomes: dict[str, Outcome]) -> None:
-    """Train the runs on Ray's workers. `outcomes` is filled, by the runs' names, as they end."""
-    tasks = [
-        Task(
-            name=step.run.name,
-            config=dataclasses.asdict(step.run.config),
-            run_id=ready.run_ids[step.run.name],
-            checkpoints=str(plan.checkpoint_dir / ready.run_ids[step.run.name]),
-            stop_file=str(_stop_file(plan)),
-        )
-        for step in ready.steps
-    ]
-    common = Common(
-        {name: ImageSetLabel(data.digest, data.source) for name, data in ready.images.items()},
-        ready.references,
-        plan.options,
-        plan.tracking_uri,
-        ready.needs,
-    )
-    # Ray keeps the arrays in shared memory, where every worker of a machine reads them in place.
-    pixels = {name: data.images.numpy() for name, data in ready.images.items()}
+def train_all(
+    plan: Plan,
+    trials: Sequence[Trial],
+    pixels: Mapping[str, NDArray[np.uint8]],
+    common: Common,
+    listener: "Listener",
+) -> None:
+    """Train the runs on Ray's workers, in this order, with what `Common` says. pixels: as of `run_trial`."""
     trainable = tune.with_parameters(run_trial, pixels=pixels, common=common)
     if plan.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
@@ -92,15 +66,15 @@ def train_all(plan: Plan, ready: Ready, view: LiveView, outcomes: dict[str, Outc
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=InOrder({"task": dataclasses.asdict(task)} for task in tasks),
-                num_samples=len(tasks),
+                search_alg=InOrder(trial._asdict() for trial in trials),
+                num_samples=len(trials),
                 reuse_actors=True,
                 max_concurrent_trials=plan.workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Listener(view, outcomes)],
+                callbacks=[listener],
                 failure_config=tune.FailureConfig(max_failures=plan.retries),
             ),
         ).fit()
@@ -110,7 +84,8 @@ class InOrder(Searcher):
     """Suggests the configs in their order: as many trials are to be asked for.
 
     Tune's own grid search copies the whole grid for each trial that it makes of it: the time for n runs grows
-    with n².
+    with n². Tune saves a searcher so as to restore an experiment, which is not how a sweep goes on: there is
+    nothing to save.
     """
 
     def __init__(self, configs: Iterable[dict[str, Any]]) -> None:
@@ -119,7 +94,7 @@ class InOrder(Searcher):
         self._configs = iter(configs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves it so as to restore an experiment, which is not how a sweep goes on."""
+        """Nothing."""
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -130,50 +105,50 @@ class InOrder(Searcher):
         """Nothing is learnt from it."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
+        """Nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
+        """Nothing."""
 
 
 class Listener(tune.Callback):
     """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
 
-    def __init__(self, view: LiveView, outcomes: dict[str, Outcome]) -> None:
-        """`view` is told of every epoch and of every end; `outcomes` is filled, by the runs' names."""
+    def __init__(self, view: LiveView) -> None:
+        """view: shows every epoch and every end."""
         self.view = view
-        self.outcomes = outcomes
+        self.outcomes: dict[str, Outcome] = {}  # by the runs' names, as they end
         self._unfit: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its callbacks so as to restore an experiment, which is not how we resume."""
+        """Nothing, as of InOrder."""
         return {}
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **_: Any
     ) -> None:
         """A worker has reported an epoch, or the end of its run."""
+        name = trial.config["name"]
         if "progress" in result:
             self.view.update(Progress(**result["progress"]))
         elif "said" in result:
-            self.view.say(trial.config["task"]["name"], result["said"])
+            self.view.say(name, result["said"])
         elif "unfit" in result:
-            self._unfit[trial.config["task"]["name"]] = result["unfit"]
+            self._unfit[name] = result["unfit"]
         elif "status" in result:
-            self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
+            self._end(name, Outcome(result["status"], result["reason"], result["health"]))
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """A worker died, and Tune gives the run to another one."""
-        name = trial.config["task"]["name"]
+        name = trial.config["name"]
         self.view.say(name, f"{self._unfit.pop(name, WORKER_DIED)}; trying again")
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """A worker died, once too often: what breaks in a run is told as its outcome, not as an error."""
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        """A worker died, once too often: what breaks in a run is reported as its outcome, not as an error."""
+        name = trial.config["name"]
         times = f", {trial.num_failures} times" if trial.num_failures > 1 else ""
-        unfit = self._unfit.get(trial.config["task"]["name"])
-        self._end(trial, Outcome("FAILED", unfit or WORKER_DIED + times))
+        self._end(name, Outcome("FAILED", self._unfit.get(name) or WORKER_DIED + times))
 
-    def _end(self, trial: Trial, outcome: Outcome) -> None:
-        name = trial.config["task"]["name"]
+    def _end(self, name: str, outcome: Outcome) -> None:
         self.outcomes[name] = outcome
         self.view.end(name, *outcome)

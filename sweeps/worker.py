@@ -34,40 +34,29 @@ NODE_PATIENCE = 180.0
 UNFIT_PAUSE = 5.0  # seconds: a node that cannot train would else be the first to ask for the next run
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What a worker needs to know of its run; everything but the images and what they are scored by."""
+class Trial(NamedTuple):
+    """What a worker needs to know of its run beside what all runs share. Tune writes it into a file."""
 
     name: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # the fields of a RunConfig
     run_id: str
-    checkpoints: str  # folder or URI of the run's checkpoints
-    stop_file: str  # where a file appears when the sweep is interrupted
-
-
-class ImageSetLabel(NamedTuple):
-    """An image set but for its images."""
-
-    digest: str
-    source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-    """What all runs of a sweep share beside the images.
+    """What all runs of a sweep share beside the pixels. What may hold a password is here: Tune does not write it."""
 
-    What may hold a password is here and not in a Task: Tune writes that into a file.
-    """
-
-    images: Mapping[str, ImageSetLabel]  # by data set
-    references: Mapping[str, Reference]  # ready, by data set
+    images: Mapping[str, ImageSet]  # by data set, without their pixels
+    references: Mapping[str, Reference]  # by data set
     options: RunOptions
+    checkpoint_dir: str  # folder or URI; has a folder for each run
+    stop_file: str  # where a file appears when the sweep is interrupted
     tracking_uri: str = dataclasses.field(repr=False)
     needs: Needs | None = None  # on a cluster: what its nodes must have
 
 
 def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> None:
-    """Train the run of `trial["task"]` (a Task's fields) and report its progress and its end to Ray Tune.
+    """Train the run of a Trial's fields, and report its progress and its end to Ray Tune.
 
     `pixels`: by data set its images, uint8, N×1×28×28, in Ray's object store, which every worker of a
     machine reads in place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
@@ -75,7 +64,7 @@ def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], co
     if common.needs:
         _require(common.needs)
     try:
-        outcome = _train(Task(**trial["task"]), pixels, common)
+        outcome = _train(Trial(**trial), pixels, common)
     except UserError as error:
         outcome = Outcome("FAILED", str(error))
     except Exception as error:  # outside of the run: no room for its scratch files, say
@@ -85,6 +74,9 @@ def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], co
 
 class UnfitError(Exception):
     """The node cannot train this run."""
+
+
+_fit: set[str] = set()  # the tokens of the sweeps for which this process' node has all that it needs
 
 
 def _require(needs: Needs) -> None:
@@ -99,35 +91,28 @@ def _require(needs: Needs) -> None:
     _fit.add(needs.token)
 
 
-_fit: set[str] = set()  # the tokens of the sweeps for which this process' node has all that it needs
-
-
-def _image_set(name: str, pixels: NDArray[np.uint8], label: ImageSetLabel) -> ImageSet:
+def _train(trial: Trial, pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> Outcome:
+    torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
+    config = RunConfig(**trial.config)
     with warnings.catch_warnings():
         # The shared memory cannot be written to, and is not: batches are copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return ImageSet(name, torch.from_numpy(pixels), label.digest, label.source)
-
-
-def _train(task: Task, pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> Outcome:
-    torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
-    config = RunConfig(**task.config)
-    name = config.dataset
-    data = _image_set(name, pixels[name], common.images[name])
-    checkpoints = CheckpointFolder(storage_path(task.checkpoints), config)
-    job = Job(task.name, config, data, common.references[name], common.options, checkpoints)
+        images = torch.from_numpy(pixels[config.dataset])
+    data = dataclasses.replace(common.images[config.dataset], images=images)
+    checkpoints = CheckpointFolder(storage_path(common.checkpoint_dir) / trial.run_id, config)
+    job = Job(trial.name, config, data, common.references[config.dataset], common.options, checkpoints)
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
     with (
-        closing(_Reporter(config.epochs, storage_path(task.stop_file))) as reporter,
+        closing(_Reporter(config.epochs, storage_path(common.stop_file))) as reporter,
         checkpoints.locked(patience),
     ):
-        tracker = MlflowTracker(common.tracking_uri, task.run_id, config, data, task.name)
+        tracker = MlflowTracker(common.tracking_uri, trial.run_id, config, data, trial.name)
         return run(job, tracker, reporter)
 
 
 class _Reporter:
-    """Tells the driver what a run tells its observer, from a thread.
+    """Passes on to the driver what a run says to its observer, from a thread.
 
     Ray makes the reporter wait until the driver has asked for the next report. A driver that is interrupted
     never asks: the run would wait for ever, where it is to keep a checkpoint.
@@ -158,13 +143,13 @@ class _Reporter:
         self._thread.join()
 
     def should_stop(self) -> bool:
-        if isinstance(self._stop_file, ObjectPath):
-            if time.monotonic() - self._asked >= ASK_INTERVAL:
-                self._asked = time.monotonic()
-                with suppress(OSError):  # a store that is away has nothing to say
-                    self._stopped = self._stop_file.exists()
-            return self._stopped
-        return self._stop_file.exists()
+        """Whether the stop file is there; an object store is asked now and then."""
+        interval = ASK_INTERVAL if isinstance(self._stop_file, ObjectPath) else 0.0
+        if time.monotonic() - self._asked >= interval:
+            self._asked = time.monotonic()
+            with suppress(OSError):  # a store that is away has nothing to say
+                self._stopped = self._stop_file.exists()
+        return self._stopped
 
     def _report(self) -> None:
         while (report := self._reports.get()) is not None:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 # A shell starts its background jobs with SIGINT ignored, and so would be every command that is tested here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 
 # The tests that take longest, longest first: begun last, one of them would be left alone at the end.

@@ -14,11 +14,13 @@ from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 from gan_core import metric_names as names
-from gan_core.config import RunConfig
+from gan_core.config import RunConfig, RunOptions
 from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from sweeps.comparison.compare import SCORES
 from sweeps.comparison.records import AbsentRun, Classifier, RunRecord, SweepRecord
+from sweeps.grid import Grid
+from sweeps.plan import Plan
 
 REAL = dict(zip(SCORES, (0.1, 0.001, 9.8, 0.92, 0.94, 0.92, 0.95, 0.001, 0.995), strict=True))
 UNTRAINED = dict(zip(SCORES, (50.0, 1.9, 1.0, 0.07, 0.0, 0.01, 0.0, 2.3, 0.99), strict=True))
@@ -190,6 +192,35 @@ def _write_run(client, experiment_id, parent, values, config, fd, folder, shade)
     np.savez(folder / names.LOSSES_ARRAYS, discriminator=losses - 1, generator=losses)
     client.log_artifact(run_id, str(folder / names.LOSSES_ARRAYS))
     client.set_terminated(run_id, "FINISHED")
+
+
+@pytest.fixture
+def client(uri):
+    return MlflowClient(uri)
+
+
+@pytest.fixture
+def experiment(uri):
+    return prepare_store(uri, "grid")
+
+
+@pytest.fixture
+def plan(uri, tmp_path):
+    """Makes the plan of a small sweep of the digits, called small, in the test's own store."""
+
+    def make(optimizers=("sgd", "adam"), z_dims=(5,), hidden_dim=8, epochs=5, **changes):
+        grid = Grid(
+            {"optimizer": tuple(optimizers), "z_dim": tuple(z_dims)},
+            fixed={"dataset": "digits", "hidden_dim": hidden_dim, "epochs": epochs},
+        )
+        plan = Plan(
+            name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],
+            options=RunOptions(evaluate_every=0, checkpoint_every=1), tracking_uri=uri,
+            checkpoint_dir=tmp_path / "checkpoints", workers=1, retries=0,
+        )  # fmt: skip
+        return replace(plan, **changes)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The same sweep asked for again and again, and otherwise: only what is left is done. One Ray for all."""
 
 import dataclasses
+import functools
 import io
 import os
 import sys
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.config import RunConfig, RunOptions
+from gan_core.config import RunConfig
 from gan_core.errors import UserError
 from gan_core.metric_names import LOCK
 from gan_core.networks import load_generator
@@ -19,8 +20,7 @@ from gan_core.tracking.queries import MlflowClient
 from gan_core.tracking.store import prepare_store
 from gan_core.training import train
 from sweeps.compat import let_tune_use_waiting_workers
-from sweeps.grid import Grid
-from sweeps.plan import Plan, locked
+from sweeps.plan import locked
 from sweeps.ray_session import ray_session, set_ray_environment
 from sweeps.runs import begin_sweep
 
@@ -40,20 +40,9 @@ def _ray():
 
 
 @pytest.fixture
-def plan(uri, tmp_path):
-    def make(z_dims=(5,), epochs=3, **changes):
-        grid = Grid(
-            {"optimizer": ("adam",), "z_dim": tuple(z_dims)},
-            fixed={"dataset": "digits", "hidden_dim": 8, "epochs": epochs},
-        )
-        plan = Plan(
-            name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],
-            options=RunOptions(evaluate_every=0, checkpoint_every=1), tracking_uri=uri,
-            checkpoint_dir=tmp_path / "checkpoints", workers=1, retries=0,
-        )  # fmt: skip
-        return dataclasses.replace(plan, **changes)
-
-    return make
+def adams(plan):
+    """A plan of Adam alone, of three epochs unless said otherwise."""
+    return functools.partial(plan, ["adam"], epochs=3)
 
 
 @pytest.fixture
@@ -86,8 +75,8 @@ def to_do(said):
     return next(line.removeprefix("to do").strip() for line in said.splitlines() if line.startswith("to do"))
 
 
-def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, uri, tmp_path, digits):
-    code, said = go(plan())
+def test_a_sweep_grows_and_never_does_a_thing_twice(go, adams, children, rows, uri, tmp_path, digits):
+    code, said = go(adams())
     assert (code, to_do(said)) == (0, "1 new")
     first = children()
     assert {status for _, status in first.values()} == {"FINISHED"}
@@ -96,14 +85,14 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
     # As if killed right before its end.
     client = MlflowClient(uri)
     client.update_run(*rows("SELECT run_uuid FROM runs WHERE name = 'small'")[0], status="RUNNING")
-    code, said = go(plan())
+    code, said = go(adams())
     assert (code, to_do(said)) == (0, "1 skip")
     assert "adam_z5" in said  # and shows what there is
     assert children() == first
     assert rows("SELECT status FROM runs WHERE name = 'small'") == [("FINISHED",)]
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
-    code, said = go(plan((5, 6)))
+    code, said = go(adams((5, 6)))
     assert (code, to_do(said)) == (0, "1 skip, 1 new")
     grown = children()
     assert grown["adam_z5_s0"] == first["adam_z5_s0"]
@@ -115,7 +104,7 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
     (file,) = folder.glob("*.checkpoint")
     content = file.read_bytes()
     CheckpointFolder(folder, dataclasses.replace(own, z_dim=9)).save(CheckpointFolder(folder, own).load(print))
-    code, said = go(plan((5, 6), epochs=6))
+    code, said = go(adams((5, 6), epochs=6))
     assert (code, to_do(said)) == (1, "2 extend")
     assert "is of another config" in said
     assert children("deleted") == {"adam_z5_s0": first["adam_z5_s0"]}  # the other's longer one is not whole yet
@@ -124,7 +113,7 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
     assert rows("SELECT status FROM runs WHERE name = 'small'") == [("FAILED",)]
 
     (tmp_path / "checkpoints" / failed / file.name).write_bytes(content)
-    code, said = go(plan((5, 6), epochs=6))
+    code, said = go(adams((5, 6), epochs=6))
     assert (code, to_do(said)) == (0, "1 skip, 1 retry")
     longer = children()
     assert longer["adam_z6_s0"] == (failed, "FINISHED")
@@ -152,17 +141,17 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, plan, children, rows, ur
         assert len(set(seconds)) == 1  # told again, not trained again
 
 
-def test_a_sweep_that_runs_elsewhere_is_left_alone(go, plan, rows, uri):
-    sweep = begin_sweep(MlflowClient(uri), prepare_store(uri, "grid"), plan(), "0" * 32 + "/x", None)
+def test_a_sweep_that_runs_elsewhere_is_left_alone(go, adams, rows, uri):
+    sweep = begin_sweep(MlflowClient(uri), prepare_store(uri, "grid"), adams(), "0" * 32 + "/x", None)
     with pytest.raises(UserError, match="on another machine or with another --checkpoint-dir"):
-        go(plan())
-    assert rows("SELECT run_uuid, status FROM runs") == [(sweep.parent_id, "RUNNING")]
+        go(adams())
+    assert rows("SELECT run_uuid, status FROM runs") == [(sweep.info.run_id, "RUNNING")]
 
 
-def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, plan, rows, uri, tmp_path):
+def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, adams, rows, uri, tmp_path):
     name = '../../x 💥 $\\frac{$ it\'s "quoted"; DROP TABLE runs; --'
     before = set(tmp_path.parent.iterdir())
-    code, said = go(plan(name=name))
+    code, said = go(adams(name=name))
     assert (code, to_do(said)) == (0, "1 new")
     ((parent, experiment),) = rows("SELECT run_uuid, experiment_id FROM runs WHERE name = ?", name)
     client = MlflowClient(uri)
@@ -174,7 +163,7 @@ def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, plan, rows, uri
     ((first,),) = rows("SELECT run_uuid FROM runs WHERE name = 'adam_z5_s0'")
     client.delete_tag(first, "sweep.setting")
     client.set_tag(parent, LOCK, "../../x")
-    code, said = go(plan(name=name))
+    code, said = go(adams(name=name))
     assert (code, to_do(said)) == (0, "1 skip")
     assert f"Report:   {tmp_path / 'reports'}" in said
     assert set(tmp_path.parent.iterdir()) == before

@@ -110,6 +110,10 @@ def test_a_duplicate_is_noted_and_taken_once():
         "seeds: 1 is given 3 times and taken once",
     ]
     assert names(grid) == ["sgd_lr0.1_s1"]
+    when = AxesWhen({"optimizer": "sgd"}, {"z_dim": (3, 3)})
+    grid, notes = checked(Grid({"optimizer": ("sgd",)}, [when]))
+    assert notes == ["z_dim: 3 is given 2 times and taken once"]
+    assert grid.axes_when == [AxesWhen({"optimizer": "sgd"}, {"z_dim": (3,)})]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,17 @@ def test_a_duplicate_is_noted_and_taken_once():
             ),
             "learning_rate is given twice for the same settings",
         ),
-        (Grid({"optimizer": ("sgd",)}, [AxesWhen({}, {"z_dim": (1,)})]), "axes_when should have both"),
+        (Grid({"optimizer": ("sgd",)}, [AxesWhen({"optimizer": "sgd"}, {"x": (1,)})]), "there is no setting x"),
+        (Grid({"optimizer": ("sgd",)}, [AxesWhen({"optimizer": "sgd"}, {"device": ("cpu",)})]), "device cannot be"),
+        (
+            Grid({"optimizer": ("sgd",)}, [AxesWhen({"z_dim": 1}, {"epochs": (1,), "hidden_dim": (1,)})]),
+            "^epochs, hidden_dim depends on z_dim, which is not among the axes$",
+        ),
+        (
+            Grid({"optimizer": ("sgd",)}, [AxesWhen({"optimizer": "adam"}, {"epochs": (1,), "hidden_dim": (1,)})]),
+            "^epochs, hidden_dim is given for optimizer adam, which is not among sgd$",
+        ),
+        (Grid({"optimizer": ("sgd",)}, [AxesWhen({}, {"z_dim": (1,)})]), "^axes_when should have both"),
         (Grid({"optimizer": ("sgd",)}, [AxesWhen({"optimizer": "sgd"}, {})]), "axes_when should have both"),
     ],
 )
@@ -191,6 +205,7 @@ def test_an_axis_is_read_by_its_fields_type(text, axis):
         ("learning_rate=x", "learning_rate should be a valid number.*got 'x'"),
         ("batchsize=3", "there is no setting batchsize"),
         ("=3", "there is no setting ;"),
+        ("batch_size=1=2", "got '1=2'"),
     ],
 )
 def test_what_is_no_axis_is_refused(text, reason):
@@ -225,6 +240,12 @@ def test_a_sweep_can_be_written_down(tmp_path):
     ]  # fmt: skip
     assert len(names(grid)) == 12
     assert {(run.config.dataset, run.config.epochs) for run in grid.runs()} == {("digits", 20)}
+
+
+def test_what_a_file_leaves_out_has_its_default():
+    assert parse_sweep("") == Grid({}, [], {}, (0,))
+    with pytest.raises(UserError, match="axes_when should have both"):
+        checked(parse_sweep("[[axes_when]]\nz_dim = [3]"))
 
 
 @given(AXES, SEEDS, st.booleans())

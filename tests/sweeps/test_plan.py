@@ -1,77 +1,148 @@
-"""Whatever the command is asked for, it is a plan or one line, and nothing is written."""
+"""A sweep decided: what its runs have in common, what tells it from others, who may conduct it."""
 
 import os
+import re
+import socket
+from argparse import Namespace
+from contextlib import closing
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
-from gan_core.cli import exit_code
-from sweeps.run_grid import main
+from gan_core.errors import UserError
+from sweeps.grid import AxesWhen, Grid
+from sweeps.plan import describe_plan, locked, make_plan
 
-VALUES = [
-    "", " ", "-", "--", "-1", "0", "1", "3", "1e3", "1e400", "nan", "-0.0", "0x10", "1_0", "٣", "9" * 5000,
-    "../../x", "/", "/etc/passwd", "/proc/self/mem", "~", "~nobody-of-this-name/x.db", "x" * 300, "x" * 5000,
-    "x.db", "x" * 300 + ".db", "sqlite:///", "sqlite:///" + "y" * 5000, "sqlite:///~nobody-of-this-name/x.db",
-    "sqlite:///x.db?mode=ro", "sqlite:////dev/null", "sqlite:////dev/full", "sqlite:///:memory:",
-    "file:///etc/passwd", "file:x.db", "http://[", "http://127.0.0.1:9", "http://u:p%00@127.0.0.1:9/",
-    "http://127.0.0.1:99999", "http://", "postgresql://u:s3cret@127.0.0.1:9/x", "mysql://", "a:1", "a:b:c",
-    "💥", "\udcff", "\udcff.db", "two\nlines", "{}", "%s %(prog)s", "$(id)", "'; DROP TABLE runs; --",
-    "sgd", "adam", "digits", "mnist", "cuda", "sgd=0.1", "sgd=", "=0.1", "batch_size=1,2", "z_dim=3", "seed=1", "epochs=1,1", "device=cpu", "x=1", "sgd=0.1,x", "adam=nan",
-]  # fmt: skip
-# As the system hands words over: any bytes but 0, and what is no UTF-8 as surrogates. None has a colon, for a
-# name could be looked up in the network.
-WORDS = st.sampled_from(VALUES) | st.binary(max_size=300).map(
-    lambda word: os.fsdecode(word.replace(b"\0", b"").replace(b":", b""))
-)
-ADDRESSES = [
-    "127.0.0.1:9", "127.0.0.1:0", "127.0.0.1:70000", "127.0.0.1:" + "9" * 5000, "127.0.0.1:٣", "127.0.0.1",
-    ":", ":9", "..:9", "a" * 70 + ":9", "\udcff:9",
-]  # fmt: skip
-FLAGS = [
-    "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--hidden-dim",
-    "--dataset", "--device", "--evaluate-every", "--checkpoint-every", "--checkpoint-dir", "--data-dir",
-    "--tracking-uri", "--experiment", "--name", "--retries", "--workers", "--axis", "--sweep",
-]  # fmt: skip
-GIVEN = (
-    st.tuples(st.sampled_from(FLAGS), WORDS)
-    | st.tuples(st.sampled_from(FLAGS), WORDS, WORDS)
-    | st.tuples(st.just("--address"), st.sampled_from(ADDRESSES))
-    | st.tuples(st.sampled_from(["--again", "--stop-dead", "--help"]))
-    | st.tuples(WORDS)
-)
+RATES = [AxesWhen({"optimizer": "sgd"}, {"learning_rate": (0.1, 0.3)})]
 
 
 @pytest.fixture
-def ask(tmp_path, monkeypatch, capsys):
-    """The command's answer to words, nothing trained: its exit code and its lines of mistakes."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "HOME": str(tmp_path), "GAN_DATA_DIR": str(tmp_path / "data"), "MLFLOW_TRACKING_URI": "own.db",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+def made(uri, tmp_path):
+    """Makes a plan as the command does, of a grid and of what its flags say."""
 
-    def answer(words):
-        code = exit_code("run_grid.py", lambda: main(["--dataset", "digits", "--dry-run", *words]))
-        said = capsys.readouterr()
-        assert not list(tmp_path.iterdir())
-        return code, said.err.splitlines()
+    def make(grid=None, **flags):
+        given = {
+            "address": None, "tracking_uri": uri, "name": None, "again": False, "experiment": "grid",
+            "checkpoint_dir": str(tmp_path / "kept"), "data_dir": tmp_path / "data", "register": None,
+        }  # fmt: skip
+        grid = grid or Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, fixed={"dataset": "digits"})
+        return make_plan(grid, ["a note"], Namespace(**{**given, **flags}))
 
-    return answer
+    return make
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(GIVEN, max_size=4))
-@example([("--tracking-uri", "~nobody-of-this-name/x.db")])
-@example([("--tracking-uri", "x" * 5000 + ".db")])
-@example([("--tracking-uri", "sqlite:///" + "y" * 5000)])
-@example([("--checkpoint-dir", "~nobody-of-this-name")])
-@example([("--checkpoint-dir", "\udcff")])
-@example([("--data-dir", "~nobody-of-this-name"), ("--dataset", "mnist")])
-@example([("--address", "127.0.0.1:" + "9" * 5000)])
-@example([("--address", "a" * 70 + ":9")])
-@example([("--address", "\udcff:9")])
-def test_any_words_give_a_plan_or_one_line(ask, given_words):
-    code, mistakes = ask([word for words in given_words for word in words])
-    assert code in (0, 2)
-    assert len(mistakes) == (code == 2)
+def test_what_is_not_said_has_its_default(made, uri, tmp_path):
+    plan = made()
+    assert (plan.named, plan.again, plan.retries, plan.address, plan.model) == (False, False, 2, None, None)
+    assert re.fullmatch(r"grid-\d{8}-\d{6}", plan.name)
+    assert plan.workers == min(len(os.sched_getaffinity(0)), 4)
+    assert (plan.tracking_uri, plan.checkpoint_dir) == (uri, tmp_path / "kept")
+    assert made(checkpoint_dir=None).checkpoint_dir == tmp_path / "checkpoints"  # beside the store
+    assert (plan.options.evaluate_every, plan.options.checkpoint_every, plan.options.stop_dead) == (10, 10, False)
+    assert (plan.datasets, plan.device, plan.notes) == (["digits"], "cpu", ["a note"])
+
+
+def test_what_is_said_is_taken(made):
+    plan = made(name="mine", again=True, experiment="other", workers=3, retries=0, register="best", evaluate_every=0)
+    assert (plan.name, plan.named, plan.again, plan.experiment) == ("mine", True, True, "other")
+    assert (plan.workers, plan.retries, plan.model, plan.options.evaluate_every) == (3, 0, "best", 0)
+
+
+def test_no_more_workers_than_runs(made):
+    assert made(workers=50).workers == 4
+    assert made(Grid(fixed={"dataset": "digits"})).workers == 1
+
+
+def test_on_a_cluster_as_many_workers_as_it_has_room_for(made):
+    with closing(socket.create_server(("127.0.0.1", 0))) as there:
+        address = f"127.0.0.1:{there.getsockname()[1]}"
+        plan = made(address=address)
+        assert (plan.workers, plan.address) == (None, address)
+        assert made(address=address, workers=9).workers == 9
+    for unknown in (address, "::1:9"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {unknown}"):
+            made(address=unknown)
+
+
+@pytest.mark.parametrize("address", ["head", ":6379", "head:", "head:port"])
+def test_an_address_has_a_host_and_a_port(made, address):
+    with pytest.raises(UserError, match=f"--address should be HOST:PORT, got '{address}'"):
+        made(address=address)
+
+
+@pytest.mark.parametrize("name", ["a", "A_1.b-c", "_", "x" * 200])
+def test_a_model_can_have_a_name_that_needs_no_quotes(made, name):
+    assert made(register=name).model == name
+
+
+def test_what_all_runs_have_in_common_is_all_but_the_axes_and_the_seed(made):
+    common = made().common()
+    assert not {"optimizer", "z_dim", "seed"} & common.keys()
+    assert "learning_rate" not in common, "it follows from the optimizer"
+    assert (common["dataset"], common["hidden_dim"], common["epochs"]) == ("digits", 128, 100)
+    grid = Grid({"z_dim": (5, 7)}, fixed={"learning_rate": 0.5, "dataset": "digits"})
+    assert made(grid).common()["learning_rate"] == 0.5
+
+
+def test_a_sweep_is_known_by_what_its_runs_have_in_common_but_the_length(made):
+    def key(axes=None, **fixed):
+        return made(Grid(axes or {"z_dim": (5,)}, fixed={"dataset": "digits", **fixed})).key
+
+    assert key(epochs=5) == key(epochs=50)
+    assert key() == key({"z_dim": (5, 7)})
+    assert len({key(), key(hidden_dim=9), key(batch_size=9), key({"z_dim": (5,), "batch_size": (9,)})}) == 4
+
+
+def test_one_process_at_a_time_conducts_a_sweep(made):
+    plan = made(name="mine")
+    with locked(plan):
+        with pytest.raises(UserError, match="the sweep 'mine' is running already"), locked(made(name="mine")):
+            pass
+        with locked(made(name="other")), locked(made(name="mine", experiment="other")):
+            pass
+    with locked(plan):
+        pass
+
+
+def test_an_unnamed_sweep_is_locked_by_its_settings(made):
+    assert made().lock == made().lock
+    assert re.fullmatch(r"sweep-[0-9a-f]{16}\.lock", made().lock)
+    assert made().lock != made(Grid({"z_dim": (5,)}, fixed={"dataset": "digits", "hidden_dim": 9})).lock
+    assert made(name="a").lock != made(name="b").lock
+    with locked(made()), pytest.raises(UserError, match="a sweep of these settings is running already"), locked(made()):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(made):
+    with (
+        pytest.raises(UserError, match="cannot keep checkpoints in /proc/none"),
+        locked(made(checkpoint_dir="/proc/none")),
+    ):
+        pass
+
+
+def test_the_plan_is_described_line_by_line(made, uri, tmp_path):
+    axes = {"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}
+    grid = Grid(axes, RATES, {"dataset": "digits", "epochs": 3}, seeds=(0, 1))
+    plan = made(grid, name="mine", workers=1, checkpoint_every=1, evaluate_every=1, register="best", stop_dead=True)
+    assert describe_plan(plan).splitlines() == [
+        "a note",
+        "sweep          mine, in experiment grid",
+        "optimizer      sgd adam",
+        "learning_rate  0.1 0.3 where optimizer is sgd",
+        "z_dim          5 7",
+        "seed           0 1",
+        "runs           12 = 6 settings × 2 seeds",
+        "each run       objective non-saturating, network mlp, hidden_dim 128, batch_size 64, epochs 3, device cpu",
+        "quality        every epoch and at the end; a collapsed run ends early",
+        "workers        1, a thread each",
+        "data           digits, comes with scikit-learn",
+        f"store          {uri}",
+        f"checkpoints    every 1 epoch, in {tmp_path / 'kept'}",
+        "model          the best generator becomes a version of best",
+    ]
+    said = describe_plan(made(Grid({"z_dim": (5,)}, fixed={"dataset": "digits"})))
+    assert "runs           1 = 1 setting × 1 seed\n" in said
+    assert "quality        every 10 epochs and at the end\n" in said
+    mnist = describe_plan(made(Grid({"z_dim": (5,)})))
+    assert f"data           mnist, to be fetched into {tmp_path / 'data'}" in mnist
+    assert "quality        at the end\n" in describe_plan(made(evaluate_every=0))

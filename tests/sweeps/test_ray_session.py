@@ -1,6 +1,11 @@
+"""Ray as a sweep starts it: in processes of their own, because Ray reads its settings when it is imported."""
+
 import json
+import os
 
 import pytest
+
+from sweeps.ray_session import set_ray_environment
 
 WAITING = """
 import json, sys
@@ -20,8 +25,80 @@ with ray_session(None, 1):
 """
 
 
+GIVEN = """
+import json
+from sweeps.trials import InOrder
+queue = InOrder({"number": number} for number in range(3))
+print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
+"""
+
+TOGETHER = """
+import json, sys, time
+from pathlib import Path
+from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.compat import let_tune_use_waiting_workers
+set_ray_environment(None)
+folder = Path(sys.argv[1])
+with ray_session(None, 3):
+    let_tune_use_waiting_workers()
+    from ray import tune
+    from sweeps.trials import InOrder
+
+    def trial(config):
+        # Asked for one by one, the first worker would wait in vain.
+        (folder / f"here_{config['number']}").touch()
+        until = time.monotonic() + 90
+        while len(list(folder.glob("here_*"))) < 3 and time.monotonic() < until:
+            time.sleep(0.1)
+        tune.report({"together": len(list(folder.glob("here_*")))})
+
+    results = tune.Tuner(
+        trial,
+        tune_config=tune.TuneConfig(
+            search_alg=InOrder({"number": number} for number in range(3)), num_samples=3, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(verbose=0, storage_path=str(folder / "tune")),
+    ).fit()
+    print(json.dumps([result.metrics["together"] for result in results]))
+"""
+
+
 @pytest.mark.slow
 def test_a_trial_finds_a_worker_that_has_imported_all_it_needs(command, tmp_path):
     done = command("-c", WAITING, tmp_path / "tune")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == ["torch", "mlflow", "sweeps.worker"]
+
+
+@pytest.mark.slow
+def test_each_config_is_given_once_and_in_order(command):
+    done = command("-c", GIVEN)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [{"number": 0}, {"number": 1}, {"number": 2}, None]
+
+
+@pytest.mark.slow
+def test_runs_go_side_by_side(command, tmp_path):
+    done = command("-c", TOGETHER, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "variables", "mode"),
+    [
+        ("head:6379", "", {}, None),
+        ("head:6379", ".ray/auth_token", {}, "token"),
+        ("head:6379", "elsewhere", {"RAY_AUTH_TOKEN_PATH": "elsewhere"}, "token"),
+        ("head:6379", ".ray/auth_token", {"RAY_AUTH_MODE": "disabled"}, "disabled"),
+        (None, "", {}, "token"),  # of this machine: nobody else is to have a say in the workers
+    ],
+)
+def test_where_there_is_a_token_it_is_sent(monkeypatch, tmp_path, address, token, variables, mode):
+    monkeypatch.chdir(tmp_path)
+    if token:
+        (tmp_path / token).parent.mkdir(exist_ok=True)
+        (tmp_path / token).write_text("secret")
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **variables})
+    set_ray_environment(address)
+    assert os.environ.get("RAY_AUTH_MODE") == mode

@@ -18,9 +18,8 @@ from gan_core.errors import UserError
 from gan_core.metric_names import GENERATOR_FILE, PARENT
 from gan_core.networks import build_models, load_generator, save_generator
 from gan_core.tracking.queries import MlflowClient, create_run
-from gan_core.tracking.store import prepare_store
+from sweeps.plan import render
 from sweeps.register import register_best
-from sweeps.resume import Sweep
 from tests.servers import model_server
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
@@ -28,15 +27,8 @@ Z_DIM = 7
 
 
 @pytest.fixture
-def client(uri):
-    return MlflowClient(uri)
-
-
-@pytest.fixture
-def sweep(client, uri):
-    experiment = prepare_store(uri, "grid")
-    parent = client.create_run(experiment, run_name="small").info.run_id
-    return Sweep(experiment, parent, "small")
+def sweep(client, experiment):
+    return client.create_run(experiment, run_name="small")
 
 
 @pytest.fixture
@@ -46,12 +38,12 @@ def add_run(client, sweep, tmp_path):
     def add(seed, fd, status="FINISHED", classifier="ab", health="ok", network="mlp"):
         config = RunConfig(dataset="digits", network=network, z_dim=Z_DIM, hidden_dim=8, seed=seed)
         tags = {
-            PARENT: sweep.parent_id,
+            PARENT: sweep.info.run_id,
             "quality.classifier": classifier,
             "quality.n": "10",
             "health": health,
         }
-        run_id = create_run(client, sweep.experiment_id, f"sgd_z7_s{seed}", config, tags)
+        run_id = create_run(client, sweep.info.experiment_id, f"sgd_z7_s{seed}", config, tags)
         metrics = [] if fd is None else [Metric("quality/fd", fd, 1000, 3)]
         client.log_batch(run_id, metrics=metrics, params=[Param("z_dim", str(Z_DIM))])
         save_generator(build_models(config)[0], tmp_path / GENERATOR_FILE)
@@ -74,6 +66,10 @@ def in_own_process(command, uri):
     return run
 
 
+def said_of(registered):
+    return render("end", what="model", error="", model=registered, serve="").splitlines()[0]
+
+
 def test_the_generator_of_the_least_distance_is_registered_once(client, sweep, add_run, rows):
     add_run(0, 300.0)
     best = add_run(1, 200.0)
@@ -81,28 +77,29 @@ def test_the_generator_of_the_least_distance_is_registered_once(client, sweep, a
     add_run(3, float("nan"))
     add_run(4, None)
     made = register_best(client, sweep, "digits")
-    assert str(made) == (
-        "digits version 1: the generator of sgd_z7_s1, with the least Fréchet distance (200.0) of 2 finished runs"
+    assert said_of(made) == (
+        "Model:    digits version 1: the generator of sgd_z7_s1, with the least Fréchet distance (200.0) "
+        "of 2 finished runs"
     )
     there = client.get_model_version("digits", "1")
     config = RunConfig(dataset="digits", z_dim=Z_DIM, hidden_dim=8, seed=1)
     assert there.run_id == best
     assert there.tags["run.name"] == "sgd_z7_s1"
     assert there.tags["config_hash"] == config.config_hash
-    assert there.tags["sweep.run_id"] == sweep.parent_id
+    assert there.tags["sweep.run_id"] == sweep.info.run_id
     assert there.tags["quality/fd"] == "200.0"
     before = rows("SELECT count(*) FROM logged_models"), rows("SELECT end_time, status FROM runs")
 
     again = register_best(client, sweep, "digits")
     assert (again.version, again.new) == ("1", False)
-    assert "digits version 1, registered before" in str(again)
+    assert "digits version 1, registered before" in said_of(again)
     assert len(client.search_model_versions("name = 'digits'")) == 1
     assert before == (rows("SELECT count(*) FROM logged_models"), rows("SELECT end_time, status FROM runs"))
 
     add_run(5, 50.0, health="mode-collapsed")
     better = register_best(client, sweep, "digits")
     assert (better.version, better.new) == ("2", True)
-    assert str(better).endswith("of 3 finished runs; its health: mode-collapsed")
+    assert said_of(better).endswith("of 3 finished runs; its health: mode-collapsed")
     assert register_best(client, sweep, "other").version == "1"
 
 
@@ -125,7 +122,7 @@ def test_a_generator_that_the_served_code_does_not_compute_is_refused(client, sw
     with pytest.raises(UserError, match=r"of the network mlp can be registered .*, sgd_z7_s0 has another"):
         register_best(client, sweep, "digits-g")
     assert not client.search_registered_models()
-    assert not client.search_logged_models([sweep.experiment_id])
+    assert not client.search_logged_models([sweep.info.experiment_id])
 
 
 def test_what_is_saved_says_all_that_is_needed_to_use_it(client, sweep, add_run):
@@ -162,7 +159,9 @@ print(len(seen))
 def test_loading_it_executes_no_pickle_and_needs_nothing_of_this_project(client, sweep, add_run, in_own_process):
     add_run(0, 5.0)
     made = register_best(client, sweep, "digits")
-    loaded, watched = in_own_process(AUDITED.format(model=made.uri, z_dim=Z_DIM)).splitlines()[-2:]
+    loaded, watched = in_own_process(AUDITED.format(model=f"models:/digits/{made.version}", z_dim=Z_DIM)).splitlines()[
+        -2:
+    ]
     assert loaded == "(3, 1, 28, 28) float32 0 False False"
     assert watched == "1"  # the hook does see one
 

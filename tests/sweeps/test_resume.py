@@ -2,53 +2,26 @@
 
 import dataclasses
 import hashlib
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gan_core.config import RunOptions
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
 from gan_core.metric_names import LOCK
-from gan_core.tracking.queries import MlflowClient, settle_stale
-from gan_core.tracking.store import prepare_store
+from gan_core.tracking.queries import settle_stale
 from sweeps.comparison.compare import compare
 from sweeps.comparison.records import read_sweep
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 from sweeps.grid import Grid
-from sweeps.plan import Plan
 from sweeps.resume import Step, SweepState, describe_state, look_up, sweep_state
 from sweeps.runs import add_child, begin_sweep, settle
 
 NAMES = ["sgd_z5_s0", "adam_z5_s0"]
-
-
-@pytest.fixture
-def client(uri):
-    return MlflowClient(uri)
-
-
-@pytest.fixture
-def experiment(uri):
-    return prepare_store(uri, "grid")
-
-
-@pytest.fixture
-def plan(uri, tmp_path):
-    def make(epochs=5, z_dims=(5,), hidden_dim=8, **changes):
-        grid = Grid(
-            {"optimizer": ("sgd", "adam"), "z_dim": tuple(z_dims)},
-            fixed={"dataset": "digits", "hidden_dim": hidden_dim, "epochs": epochs},
-        )
-        plan = Plan(
-            name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],
-            options=RunOptions(), tracking_uri=uri, checkpoint_dir=tmp_path / "checkpoints", workers=1,
-        )  # fmt: skip
-        return dataclasses.replace(plan, **changes)
-
-    return make
 
 
 @pytest.fixture
@@ -64,7 +37,7 @@ def begun(client, experiment, plan):
             if status != "SCHEDULED":
                 client.log_param(run_ids[-1], "epochs", epochs)
                 client.update_run(run_ids[-1], status=status)
-        client.update_run(sweep.parent_id, status="KILLED")
+        client.update_run(sweep.info.run_id, status="KILLED")
         return sweep, run_ids
 
     return make
@@ -86,7 +59,7 @@ def actions(client, experiment, plan):
 
 def test_where_there_is_nothing_all_is_new(client, experiment, plan):
     state = sweep_state(client, experiment, plan())
-    assert state.sweep is None
+    assert state.parent is None
     assert [step.action for step in state.steps] == ["new", "new"]
     assert state.count() == {"new": 2}
 
@@ -98,7 +71,7 @@ def test_where_there_is_nothing_all_is_new(client, experiment, plan):
 def test_a_run_is_what_its_status_says(client, experiment, plan, begun, status, action):
     sweep, run_ids = begun(status, "FINISHED")
     state = sweep_state(client, experiment, plan(z_dims=(5, 6)))
-    assert state.sweep == sweep
+    assert state.parent.info.run_id == sweep.info.run_id
     assert [step.action for step in state.steps] == [action, "new", "skip", "new"]
     assert [step.run_id for step in state.steps] == [run_ids[0], "", run_ids[1], ""]
     assert len(state.to_do()) == 2 + (status != "FINISHED")
@@ -136,7 +109,7 @@ def test_where_the_length_is_an_axis_a_shorter_run_is_another_run(client, experi
 
 def test_a_sweep_of_another_version_is_refused_not_misread(client, experiment, plan, begun):
     sweep, _ = begun("FINISHED", "FINISHED")
-    client.delete_tag(sweep.parent_id, "sweep.format")
+    client.delete_tag(sweep.info.run_id, "sweep.format")
     with pytest.raises(UserError, match=r"'small' was recorded by another version .*choose another --name"):
         sweep_state(client, experiment, plan())
     assert actions(client, experiment, plan(name="other")) == ["new", "new"]
@@ -188,11 +161,11 @@ def test_nonsense_in_the_store_is_passed_over(client, experiment, plan, begun):
         client.set_tag(first, key, value)
     client.log_param(second, "epochs", "abc")
     client.update_run(second, status="FINISHED")
-    stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.parent_id})
+    stray = client.create_run(experiment, tags={"mlflow.parentRunId": sweep.info.run_id})
     client.log_param(stray.info.run_id, "epochs", "9" * 5000)
     for _ in range(2):
-        client.set_tag(sweep.parent_id, LOCK, "../../../etc/passwd")
-        client.set_tag(sweep.parent_id, "sweep.unnamed", "\n")
+        client.set_tag(sweep.info.run_id, LOCK, "../../../etc/passwd")
+        client.set_tag(sweep.info.run_id, "sweep.unnamed", "\n")
         assert actions(client, experiment, plan()) == ["new", "new"]
     client.set_tag(stray.info.run_id, "config_hash", plan().runs[0].config.config_hash)
     assert actions(client, experiment, plan()) == ["new", "new"]
@@ -216,7 +189,7 @@ def finished(client, begun):
         client.log_metric(child, "quality/fd", 1.0, step=5)
         for key, value in (("seed", 0), ("z_dim", 5), ("learning_rate", 0.1), ("optimizer", "sgd")):
             client.log_param(child, key, value)
-    return sweep.parent_id, *children
+    return sweep.info.run_id, *children
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
@@ -250,7 +223,8 @@ def digest(folder):
 
 def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begun, tmp_path, monkeypatch):
     sweep, _ = begun("KILLED", "FAILED")
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     before = digest(tmp_path)
     state = look_up(plan(z_dims=(5, 6)))
     assert describe_state(state, tmp_path / "checkpoints").splitlines() == [
@@ -264,10 +238,26 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     assert look_up(plan(experiment="none")).count() == {"new": 2}
     assert look_up(plan(tracking_uri=f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")).count() == {"new": 2}
     assert digest(tmp_path) == before
-    client.update_run(sweep.parent_id, status="RUNNING")
+    client.update_run(sweep.info.run_id, status="RUNNING")
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert "on another machine or with another --checkpoint-dir" in said
     tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
-    client.set_tag(sweep.parent_id, LOCK, tag)
+    client.set_tag(sweep.info.run_id, LOCK, tag)
     said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
     assert said == "now            it was cut off"
+    assert describe_state(look_up(plan()), tmp_path / "checkpoints", every_run=False, gone=3).splitlines() == [
+        "3 runs of a process that is gone were still marked as running",
+        "to do          1 resume, 1 retry",
+    ]
+
+
+def test_a_store_of_another_schema_is_refused_in_one_line(plan, uri, tmp_path):
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'of another MLflow'")
+    with pytest.raises(UserError) as refusal:
+        look_up(plan())
+    said = str(refusal.value)
+    assert said.startswith(f"cannot use the store {uri}: ")
+    assert "schema" in said
+    assert len(said.splitlines()) == 1

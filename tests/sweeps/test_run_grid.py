@@ -307,71 +307,6 @@ def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--optimizers", "sdg"], "optimizer should be one of sgd, adam"),
-        (["--dataset", "minst"], "dataset should be one of mnist"),
-        (["--z-dims", "0"], "z_dim should be greater than or equal to 1, got 0"),
-        (["--z-dims", "20", "-5"], "z_dim should be greater than or equal to 1, got -5"),
-        (["--z-dims", "many"], "invalid int value: 'many'"),
-        (["--z-dims"], "expected at least one argument"),
-        (["--learning-rates", "0"], "learning_rate should be greater than 0, got 0.0"),
-        (["--learning-rates", "nan"], "learning_rate should be a finite number, got nan"),
-        (["--epochs", "0"], "epochs should be greater than or equal to 1, got 0"),
-        (["--dataset", "digits", "--batch-size", "1798"], "batch_size should be at most 1797"),
-        (["--evaluate-every", "-1"], "--evaluate-every should be greater than or equal to 0, got -1"),
-        (["--workers", "0"], "--workers should be greater than or equal to 1, got 0"),
-        (["--name", "two\nlines"], "--name should be 1 to 200 printable characters"),
-        (["--name", "x" * 300], "--name should be 1 to 200 printable characters"),
-        (["--name", "../../x"], ""),
-        (["--name", "'; DROP TABLE runs; --"], ""),
-        (["--retries", "-1"], "--retries should be greater than or equal to 0, got -1"),
-        (["--checkpoint-every", "0"], "--checkpoint-every should be greater than or equal to 1, got 0"),
-        (["--tracking-uri", "http://["], "the store's address is not valid"),
-        (
-            ["--tracking-uri", "postgres://me:s3cret@host/x.db"],
-            "the store postgres://me:***@host/x.db is of no",
-        ),
-        (["--name", ""], ""),
-        (["--name", "[/red] :boom:"], ""),
-        (["--tracking-uri", "http://127.0.0.1:9"], "cannot use the store http://127.0.0.1:9"),
-        (
-            ["--tracking-uri", __file__],
-            "is a folder" if not Path(__file__).suffix else "cannot be read as an MLflow",
-        ),
-        (["--data-dir", __file__], "cannot use the data folder"),
-        (["--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
-        (["--address", "head"], "--address should be HOST:PORT, got 'head'"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch"),
-        (["--learning-rates", "sgd=0.1", "0.3"], "'0.3' stands among the latter"),
-        (["--learning-rates", "sgd=0.1", "sgd=0.3"], "has sgd twice"),
-        (["--learning-rates", "sgd=0.1,x"], "learning_rate should be a valid number"),
-        (["--learning-rates", "rmsprop=0.1"], "given for optimizer rmsprop, which is not among sgd, adam"),
-        (["--axis", "nope=1"], "there is no setting nope"),
-        (["--axis", "z_dim=1", "--axis", "z_dim=2"], "z_dim is given twice as an axis"),
-        (["--axis", "batch_size=1", "--batch-size", "2"], "batch_size is given twice"),
-        (["--sweep", "none.toml"], "cannot read the sweep file none.toml"),
-        (["--sweep", "none.toml", "--z-dims", "3"], "--sweep FILE has the axes"),
-    ],
-)
-def test_bad_input_is_one_line_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
-    from gan_core.cli import exit_code
-    from sweeps.run_grid import main
-
-    monkeypatch.chdir(tmp_path)
-    if "--tracking-uri" not in words:
-        words = [*words, "--tracking-uri", "new.db"]
-    if "--data-dir" not in words:
-        words = [*words, "--data-dir", "data"]
-    code = exit_code("run_grid.py", lambda: main([*words, "--dry-run"] if not said else words))
-    assert code == (2 if said else 0)
-    err = capsys.readouterr().err
-    assert said in err
-    assert len(err.splitlines()) == bool(said)
-    assert not list(tmp_path.iterdir())
-
-
 def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(command, tmp_path):
     done = command(
         RUN_GRID,
@@ -386,22 +321,3 @@ def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(comman
     assert len(done.stderr.splitlines()) == 1
     assert "cannot use the data folder" in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_the_help_shows_every_flag_of_the_contract(capsys):
-    from sweeps.run_grid import main
-
-    with pytest.raises(SystemExit) as end:
-        main(["--help"])
-    assert end.value.code == 0
-    shown = capsys.readouterr().out
-    for flag in (
-        "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--dataset",
-        "--data-dir", "--tracking-uri", "--experiment", "--name", "--workers", "--address", "--dry-run",
-        "--evaluate-every", "--stop-dead", "--axis", "--sweep", "--register", "--retries",
-    ):  # fmt: skip
-        assert flag in shown
-    assert "default: sgd adam" in shown
-    assert "where it runs" in shown
-    assert shown.count("python sweeps/run_grid.py --") == 3
-    assert json.dumps(100) in shown

@@ -15,7 +15,6 @@ from gan_core.errors import NonFiniteLossError, TrackingError, UserError
 from gan_core.evaluation.baselines import Reference, evaluate
 from gan_core.evaluation.health import diagnose, pixel_spread
 from gan_core.events import (
-    Baselines,
     Diagnosis,
     EpochEnd,
     Evaluated,
@@ -178,7 +177,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []
     if not resume:
-        yield _baselines(reference)
+        yield reference.baselines
     try:
         for event in train(config, job.data.images, resume.state if resume else None):
             yield event
@@ -194,7 +193,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if last or dead:
                 evaluated = _evaluated(epoch, G, reference)
                 yield evaluated
-                yield _diagnosis(ends, spread, evaluated, reference.untrained_baseline)
+                yield _diagnosis(ends, spread, evaluated, reference.baselines.untrained_baseline)
             elif options.evaluate_every and epoch % options.evaluate_every == 0:
                 yield _evaluated(epoch, G, reference, quick=True)
             if dead and not last and sheet is not None:
@@ -204,18 +203,6 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     except NonFiniteLossError:
         yield _diagnosis(ends, math.nan)
         raise
-
-
-def _baselines(reference: Reference) -> Baselines:
-    record = reference.classifier.record
-    return Baselines(
-        reference.dataset,
-        record.weights_sha256,
-        record.test_accuracy,
-        reference.count,
-        reference.real_baseline,
-        reference.untrained_baseline,
-    )
 
 
 def _evaluated(epoch: int, G: Generator, reference: Reference, quick: bool = False) -> Evaluated:

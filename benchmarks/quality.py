@@ -17,14 +17,22 @@ import torch
 from torch import Tensor
 
 from gan_core.config import make_config
-from gan_core.data import load_images, load_split
+from gan_core.data import load_images
 from gan_core.evaluation.baselines import Reference, evaluate, load_reference, real_baseline_images
 from gan_core.evaluation.classifier import extract_features
-from gan_core.evaluation.frechet_distance import fit_gaussian, frechet_distance
 from gan_core.evaluation.health import diagnose, pixel_spread
-from gan_core.evaluation.kernel_distance import kernel_distance, kernel_moments
-from gan_core.evaluation.prdc import prdc, squared_radii
-from gan_core.evaluation.scores import SCORES, evaluation_images, measure_real, score_images
+from gan_core.evaluation.scores import (
+    SCORES,
+    evaluation_images,
+    fit_gaussian,
+    frechet_distance,
+    kernel_distance,
+    kernel_moments,
+    measure_real,
+    prdc,
+    score_images,
+    squared_radii,
+)
 from gan_core.events import EpochEnd, Samples, Trained
 from gan_core.networks import build_models
 from gan_core.training import train
@@ -40,27 +48,27 @@ RUNS = (
 
 def classifier(reference: Reference) -> None:
     """Accuracy, and what the classifier sees in halves of the test set that it was not trained on."""
-    record = reference.classifier.record
-    print(f"{record.test_accuracy:.2%} of {record.test_images}, seed {record.seed}, {record.seconds:.0f} s")
-    test = load_split(reference.dataset, "test").images
+    network = reference.classifier
+    print("{test_accuracy:.2%} of {test_images}, seed {seed}, {seconds:.0f} s".format_map(network.record))
+    data = load_images(reference.baselines.dataset)
+    test = data.splits["test"].images
     half = len(test) // 2
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    network = reference.classifier.network
     real = measure_real(network, test[order[:half]])
     for name, images in (
         (f"{half} test images against the other {half}", test[order[half:]]),
-        (f"{half} training images against the same", real_baseline_images(reference.dataset, half)),
+        (f"{half} training images against the same", real_baseline_images(data, half)),
     ):
         print(name, show(score_images(images, network, real).scores))
 
 
 def timing(reference: Reference) -> None:
     """Seconds of a whole evaluation and of its parts; the same by torchmetrics, features given."""
-    from torchmetrics.image.fd import FrechetInceptionDistance
+    from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
     G, _ = build_models(make_config(seed=1))
-    real, network, count = reference.real, reference.classifier.network, reference.count
+    real, network, count = reference.real, reference.classifier, reference.baselines.n
     images = evaluation_images(G, count)
     features, _ = extract_features(network, images)
     radii = squared_radii(features)
@@ -89,7 +97,7 @@ def timing(reference: Reference) -> None:
     print("theirs", theirs(FrechetInceptionDistance(feature=AsGiven())))
     print("theirs", theirs(KernelInceptionDistance(feature=AsGiven())))
     # The real_baseline's images lie near the real ones, so more comparisons are close than for an untrained G's.
-    near, _ = extract_features(network, real_baseline_images(reference.dataset, count))
+    near, _ = extract_features(network, real_baseline_images(load_images(reference.baselines.dataset), count))
     exact = real.features.double(), near.double()
     print("prdc in float32", prdc(real.features, near, real.radii, squared_radii(near)))
     print("prdc in float64", prdc(*exact, *map(squared_radii, exact)))
@@ -106,25 +114,24 @@ class AsGiven(torch.nn.Module):
 
 def calibration(reference: Reference) -> None:
     """Both baselines of each score with their spread, real images, and real images without nines."""
-    network, real, count = reference.classifier.network, reference.real, reference.count
+    network, real, count = reference.classifier, reference.real, reference.baselines.n
+    data = load_images(reference.baselines.dataset)
     real_baselines = [
-        score_images(real_baseline_images(reference.dataset, count, draw=draw), network, real).scores
-        for draw in range(DRAWS)
+        score_images(real_baseline_images(data, count, draw=draw), network, real).scores for draw in range(DRAWS)
     ]
     untrained_baselines = []
     for seed in range(DRAWS):
-        G, _ = build_models(make_config(dataset=reference.dataset, seed=seed))
+        G, _ = build_models(make_config(dataset=data.name, seed=seed))
         untrained_baselines.append(evaluate(G, reference).scores)
     for name in SCORES:
         print(
             name,
-            reference.real_baseline[name],
-            reference.untrained_baseline[name],
+            reference.baselines.real_baseline[name],
+            reference.baselines.untrained_baseline[name],
             *(spread(s, name) for s in (real_baselines, untrained_baselines)),
         )
-    test = load_split(reference.dataset, "test").images
-    print("test images themselves", show(score_images(test, network, real).scores))
-    train_split = load_split(reference.dataset, "train")
+    print("test images themselves", show(score_images(data.splits["test"].images, network, real).scores))
+    train_split = data.splits["train"]
     for draw in range(3):
         order = torch.randperm(len(train_split.images), generator=torch.Generator().manual_seed(draw))
         left = train_split.images[order][train_split.labels[order] != 9][:count]
@@ -133,11 +140,11 @@ def calibration(reference: Reference) -> None:
 
 def runs(reference: Reference, settings: str) -> None:
     """Trains each setting, scores its last G and says what became of it."""
-    images = load_images(reference.dataset).images
+    images = load_images(reference.baselines.dataset).images
     for setting in settings.split():
         optimizer, learning_rate, epochs = setting.split(":")
         config = make_config(
-            dataset=reference.dataset,
+            dataset=reference.baselines.dataset,
             optimizer=optimizer,
             learning_rate=float(learning_rate),
             epochs=int(epochs),
@@ -151,7 +158,7 @@ def runs(reference: Reference, settings: str) -> None:
                 moves = pixel_spread(event.images)
             elif isinstance(event, Trained):
                 evaluation = evaluate(event.generator, reference)
-        found = diagnose(history, last, moves, evaluation, reference.untrained_baseline)
+        found = diagnose(history, last, moves, evaluation, reference.baselines.untrained_baseline)
         print(setting, found.health, found.epoch, found.reason, sep=" | ")
         print(
             "   ",
@@ -203,7 +210,7 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as fresh:
         reference = load_reference(options.dataset, options.cache_dir or Path(fresh))
-        print(f"{options.dataset}, n = {reference.count}")
+        print(f"{options.dataset}, n = {reference.baselines.n}")
         {
             "classifier": classifier,
             "time": timing,

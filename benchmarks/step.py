@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from gan_core.architectures import PIXELS
 from gan_core.config import RunConfig, make_config
 from gan_core.data import default_data_dir, load_images
 from gan_core.fast_mlp import FastStep
-from gan_core.networks import PIXELS, build_models, to_unit_range
+from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.training import PlainStep, image_order, noise
 

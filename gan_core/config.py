@@ -29,17 +29,15 @@ def _one_of(known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _default_learning_rate(fields: dict[str, Any]) -> float:
-    # `fields` holds what has passed so far; an optimizer that has not is reported as such, not here.
-    choice = OPTIMIZERS.get(fields.get("optimizer", ""))
-    return choice.learning_rate if choice else 1.0
+def _default_learning_rate(valid: dict[str, Any]) -> float:
+    # Without a valid optimizer any will do: the optimizer is what is reported.
+    return OPTIMIZERS[valid["optimizer"]].learning_rate if "optimizer" in valid else 1.0
 
 
 def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
     """A field of RunConfig. short: what stands before its value in a run's name. axis: whether it can vary."""
-    extra: Any = {"short": short, "axis": axis}
-    factory = {"default_factory": default} if callable(default) else {"default": default}
-    return Field(**factory, description=description, json_schema_extra=extra, **bounds)
+    start = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(description=description, json_schema_extra={"short": short, "axis": axis}, **start, **bounds)
 
 
 def _count(default: int, short: str, description: str) -> Any:
@@ -70,17 +68,13 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
-        size = DATASETS[self.dataset].size
-        if self.batch_size > size:
+        if self.batch_size > (size := DATASETS[self.dataset].size):
             raise ValueError(f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}")
         return self
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits over all that decides the course of the training.
-
-        `epochs` is left out: it says how far along that course the run goes, not which course it is.
-        """
+        """16 hex digits over all that decides the course of the training, so not over `epochs`, its length."""
         course = dataclasses.asdict(self)
         del course["epochs"]
         return hashlib.sha256(json.dumps(course, sort_keys=True).encode()).hexdigest()[:16]
@@ -91,13 +85,10 @@ class RunOptions:
     """How a run is evaluated and kept. No weight depends on it."""
 
     evaluate_every: int = Field(
-        10,
-        ge=0,
-        description="epochs from one evaluation of G to the next; 0: only at the end, where there always is one",
+        10, ge=0, description="epochs between two evaluations of G; 0: only at the end, where there always is one"
     )
     stop_dead: bool = Field(
-        False,
-        description="end a run once it has collapsed: losses pinned or frozen, or one picture whatever z is",
+        False, description="end a run once it has collapsed: losses pinned or frozen, or one picture whatever z is"
     )
     checkpoint_every: int = Field(10, ge=1, description="epochs from one checkpoint to the next; 1 or more")
 
@@ -130,7 +121,15 @@ def make_record(record: type[R], settings: Mapping[str, Any], prefix: str = "") 
     try:
         return record(**settings)
     except ValidationError as error:
-        raise UserError(_in_one_line(error, fields_of(record), prefix)) from error
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if not first["loc"]:
+            raise UserError(reason) from error
+        field = str(first["loc"][0])
+        if first["type"] == "unexpected_keyword_argument":
+            raise UserError(f"there is no setting {field}; there are {', '.join(fields_of(record))}") from error
+        shown = prefix + field.replace("_", "-") if prefix else field
+        raise UserError(f"{shown} {reason}, got {first['input']!r}") from error
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -146,15 +145,3 @@ def parse_value(name: str, text: str) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Input ")
         raise UserError(f"{name} {reason}, got {text!r}") from error
-
-
-def _in_one_line(error: ValidationError, fields: Mapping[str, FieldInfo], prefix: str) -> str:
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not first["loc"]:
-        return reason
-    field = str(first["loc"][0])
-    if first["type"] == "unexpected_keyword_argument":
-        return f"there is no setting {field}; there are {', '.join(fields)}"
-    shown = prefix + field.replace("_", "-") if prefix else field
-    return f"{shown} {reason}, got {first['input']!r}"

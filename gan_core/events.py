@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gan_core import metric_names
+from gan_core import metric_names as names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,14 +25,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that a training needs to resume after `epoch` epochs; its random streams follow from the config.
-
-    Tensors on the CPU, copies: weights of G and D, and the running tensors of their optimizers, by name.
-    """
+    """All that a training needs to resume after `epoch` epochs; its random streams follow from the config."""
 
     epoch: int
-    weights: dict[str, "Tensor"]
-    optimizers: dict[str, "Tensor"]
+    weights: dict[str, "Tensor"]  # of G and D, by name; copies, on the CPU
+    optimizers: dict[str, "Tensor"]  # their running tensors, by name; copies, on the CPU
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class Reached:
 class EpochEnd:
     """One epoch: arrays of float32 with an element per iteration.
 
-    Losses in nats (or in the unit of the run's objective); scores are D's mean probability of 'real' over a
-    batch, before D's update.
+    Losses are in nats (or in the unit of the run's objective). Scores are D's mean probability of 'real' over
+    a batch, before D's update.
     """
 
     epoch: int  # 1-based
@@ -66,14 +63,14 @@ class EpochEnd:
     def metrics(self) -> dict[str, float]:
         """The epoch's metrics under the names that trackers and reports use."""
         return {
-            metric_names.LOSS_D: float(self.discriminator_losses.mean(dtype=np.float64)),
-            metric_names.LOSS_G: float(self.generator_losses.mean(dtype=np.float64)),
-            metric_names.LOSS_STD_D: float(self.discriminator_losses.std(dtype=np.float64)),
-            metric_names.LOSS_STD_G: float(self.generator_losses.std(dtype=np.float64)),
-            metric_names.SCORE_REAL: float(self.real_scores.mean(dtype=np.float64)),
-            metric_names.SCORE_FAKE: float(self.fake_scores.mean(dtype=np.float64)),
-            metric_names.EPOCH_SECONDS: self.seconds,
-            metric_names.IMAGES_PER_SECOND: self.images / self.seconds,
+            names.LOSS_D: float(self.discriminator_losses.mean(dtype=np.float64)),
+            names.LOSS_G: float(self.generator_losses.mean(dtype=np.float64)),
+            names.LOSS_STD_D: float(self.discriminator_losses.std(dtype=np.float64)),
+            names.LOSS_STD_G: float(self.generator_losses.std(dtype=np.float64)),
+            names.SCORE_REAL: float(self.real_scores.mean(dtype=np.float64)),
+            names.SCORE_FAKE: float(self.fake_scores.mean(dtype=np.float64)),
+            names.EPOCH_SECONDS: self.seconds,
+            names.IMAGES_PER_SECOND: self.images / self.seconds,
         }
 
 
@@ -107,17 +104,14 @@ class Evaluated:
 
     def metrics(self) -> dict[str, float]:
         """The scores and the time under the names that trackers and reports use."""
-        return {**self.scores, metric_names.EVALUATION_SECONDS: self.seconds}
-
-
-Health = Literal["ok", "collapsed", "diverged", "mode-collapsed", "d-dominant", "not-learning"]
+        return {**self.scores, names.EVALUATION_SECONDS: self.seconds}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """A run's health, the evidence for it in one line, and the epoch (1-based) since which it holds."""
 
-    health: Health
+    health: Literal["ok", "collapsed", "diverged", "mode-collapsed", "d-dominant", "not-learning"]
     reason: str
     epoch: int
 

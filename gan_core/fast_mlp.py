@@ -23,7 +23,7 @@ from gan_core.architectures import LEAK, PIXELS
 from gan_core.compat import MEAN, backward_kernels, optimizer_functions
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
-from gan_core.optimizers import OPTIMIZERS, join_states, state_of
+from gan_core.optimizers import OPTIMIZERS
 
 BACKWARD = backward_kernels()
 # By optimizer: which of its options are taken into account here.
@@ -45,13 +45,12 @@ def supports(config: RunConfig, plain: Callable[..., Any]) -> bool:
     objective, of the layers or of the plain step is never without effect.
     """
     entry, h, z = OPTIMIZERS[config.optimizer], config.hidden_dim, config.z_dim
-    known = KNOWN_OPTIONS.get(entry.torch_class)
     with torch.device("meta"):  # shapes without memory
         shapes = [[tuple(p.shape) for p in module.parameters()] for module in build_models(config)]
     return (
         config.device == "cpu"
-        and known is not None
-        and set(entry.options).issubset(known)
+        and entry.torch_class in KNOWN_OPTIONS
+        and set(entry.options).issubset(KNOWN_OPTIONS[entry.torch_class])
         and shapes == [[(h, z), (h,), (PIXELS, h), (PIXELS,)], [(h, PIXELS), (h,), (1, h), (1,)]]
         and all(_agree(config, plain, logit) for logit in PROBED_LOGITS)
     )
@@ -59,18 +58,18 @@ def supports(config: RunConfig, plain: Callable[..., Any]) -> bool:
 
 def _agree(config: RunConfig, plain: Callable[..., Any], logit: float) -> bool:
     """Whether both steps take a tiny pair to the same weights, and give the same losses and scores."""
-    tiny = dataclasses.replace(config, hidden_dim=8, z_dim=2, batch_size=4, seed=0)
+    tiny = dataclasses.replace(config, optimizer="sgd", learning_rate=1.0, hidden_dim=8, z_dim=2, batch_size=4, seed=0)
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=chance)
     z = torch.randn(2, 2, 4, 2, generator=chance)
     ends = []
-    for kind, descent in ((plain, _Descent), (FastStep, lambda _: _Optimizer(descent=1.0))):
+    for kind in (partial(plain, make_optimizer=_Descent), FastStep):
         G, D = build_models(tiny)
         parameters = [*G.parameters(), *D.parameters()]
         parameters[-1].data.add_(logit)
         try:
             with torch.random.fork_rng(devices=[]):  # layers may draw from the global generator
-                record = kind(tiny, G, D, descent).epoch(images, torch.arange(6).split(4), iter(z))
+                record = kind(tiny, G, D).epoch(images, torch.arange(6).split(4), iter(z))
         except Exception:  # what it is will be seen where the plain step trains
             return False
         ends.append([record, *(p.detach() for p in parameters)])
@@ -78,7 +77,7 @@ def _agree(config: RunConfig, plain: Callable[..., Any], logit: float) -> bool:
 
 
 class _Descent:
-    """SGD with rate 1 for the plain step of a probe: PyTorch's own takes seconds to make, see `_optimizer`."""
+    """SGD with rate 1 for the plain step of a probe: PyTorch's own takes seconds to make, see compat.py."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = list(parameters)
@@ -87,32 +86,31 @@ class _Descent:
         for p in self._parameters:
             p.grad = torch.zeros_like(p)
 
-    @torch.no_grad()
     def step(self) -> None:
         for p in self._parameters:
-            p.sub_(p.grad)  # type: ignore[arg-type]  # zero_grad has set it
+            p.data.sub_(p.grad)  # type: ignore[arg-type]  # zero_grad has set it
 
 
 class FastStep:
-    """Trains G and D, in place; only for what `supports` names."""
+    """Trains G and D, in place; only for what `supports` names. Its methods are those of `PlainStep`."""
 
-    def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module, make: Any = None) -> None:
-        """G, D: as `build_models` makes them; make: weights → _Optimizer, by default the config's."""
-        make = make or partial(_optimizer, config)
-        self._G, self._D = _Network(G, make), _Network(D, make)
-        self._config = config
+    def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module) -> None:
+        """G, D: as `build_models` makes them."""
+        self._G, self._D = _Network("G", G, config), _Network("D", D, config)
+        self._running = self._G.running | self._D.running
+        self._hidden_dim = config.hidden_dim
         self._buffers: dict[int, _Buffers] = {}  # by the number of real images: the last batch can be smaller
 
     @torch.inference_mode()
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
-        """One pass over the images; the same as `PlainStep.epoch`."""
+        """One pass over the images."""
         pixels = images.flatten(1)
         sizes = [len(batch) for batch in order]
         probabilities = torch.empty(3 * sum(sizes), 1)  # a step's stand together: n of x, 2n of its fakes
         steps = torch.split_with_sizes(probabilities, [3 * n for n in sizes])
         for n, batch, z, p in zip(sizes, order, noise, steps, strict=False):
             if n not in self._buffers:
-                self._buffers[n] = _Buffers(n, self._config)
+                self._buffers[n] = _Buffers(n, self._hidden_dim)
             self._step(self._buffers[n], pixels, batch, z[:, :n].reshape(2 * n, -1), p)
         n = sizes[0]
         full = 3 * n * sizes.count(n)
@@ -120,17 +118,17 @@ class FastStep:
         return torch.cat([_record(part) for part in parts], dim=1)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The same as `PlainStep.optimizer_state`."""
-        return join_states(G=self._G.optimizer_state(), D=self._D.optimizer_state())
+        """Copies of both optimizers' running tensors, by name."""
+        return {name: part.clone() for name, part in self._running.items()}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """The same as `PlainStep.load_optimizer_state`."""
-        self._G.load_optimizer_state(state_of("G", state))
-        self._D.load_optimizer_state(state_of("D", state))
+        """Set them to what `optimizer_state` gave."""
+        for name, part in self._running.items():
+            part.copy_(state[name])
 
     def _step(self, at: "_Buffers", pixels: Tensor, batch: Tensor, z: Tensor, p: Tensor) -> None:
         """Update D, then G. z: 2n×z_dim, D's half first. p: 3n×1, to hold D(x), D(G(z_D)) and D(G(z_G))."""
-        G, D, n = self._G, self._D, at.n
+        G, D, n = self._G, self._D, len(batch)
         torch.index_select(pixels, 0, batch, out=at.pixels)
         at.x.copy_(at.pixels).div_(127.5).sub_(1.0)  # to_unit_range
         leaky_relu_(G.first.forward(z, out=at.h_G), LEAK)
@@ -143,11 +141,10 @@ class FastStep:
         D.first.backward(half.d_h, half.x)
         D.update()
 
-        half = at.G_half
+        half, h_G = at.G_half, at.h_G[n:]
         self._classify(half, p[2 * n :])
         torch.mm(half.d_h, D.first.W, out=at.d_fake)
         BACKWARD.tanh(at.d_fake, half.x, grad_input=at.d_fake)
-        h_G = at.h_G[n:]
         torch.mm(at.d_fake, G.second.W, out=at.d_hG)
         BACKWARD.leaky_relu(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
         G.second.backward(at.d_fake, h_G)
@@ -188,72 +185,54 @@ class _Layer(NamedTuple):
             self.b.sub_(self.b_gradient, alpha=self.descent)
 
 
-class _Optimizer(NamedTuple):
-    """Updates a network's weights, which lie in one vector, along their gradients, which lie in another.
-
-    With SGD the layers follow their gradients themselves, at the rate `descent`, and `step` does nothing.
-    """
-
-    step: Callable[[], object] = lambda: None
-    running: Mapping[str, Tensor] = {}  # as large as the weights, or a count of steps
-    descent: float | None = None
-
-
-def _optimizer(config: RunConfig, weights: nn.Parameter) -> _Optimizer:
-    """The run's optimizer of a network's weights.
-
-    Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
-    """
-    adam, rmsprop = optimizer_functions()
-    entry = OPTIMIZERS[config.optimizer]
-    if entry.torch_class == "SGD":
-        return _Optimizer(descent=config.learning_rate)
-    defaults = signature(getattr(torch.optim, entry.torch_class)).parameters
-    options = {name: parameter.default for name, parameter in defaults.items()} | dict(entry.options)
-    rates = {name: options[name] for name in ("eps", "weight_decay")} | {"lr": config.learning_rate}
-    step, first, second = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
-    take: dict[str, Any] = {"params": [weights.detach()], "grads": [weights.grad], "state_steps": [step]}
-    if entry.torch_class == "RMSprop":
-        take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}
-        update = partial(rmsprop, **take, **rates, alpha=options["alpha"], momentum=0.0, centered=False)
-        return _Optimizer(update, {"step": step, "square_avg": first})
-    take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
-    rates |= {"beta1": options["betas"][0], "beta2": options["betas"][1]}
-    decoupled = entry.torch_class == "AdamW"
-    update = partial(adam, **take, **rates, decoupled_weight_decay=decoupled, amsgrad=False, maximize=False)
-    return _Optimizer(update, {"step": step, "exp_avg": first, "exp_avg_sq": second})
-
-
 class _Network:
-    """The two layers of G or D, and `update`: what their optimizer does once the gradients are there."""
+    """The two layers of G or D, and `update`: what their optimizer does once the gradients are there.
 
-    def __init__(self, module: nn.Module, make: Callable[[nn.Parameter], _Optimizer]) -> None:
-        self._parameters = list(module.parameters())
-        weights = nn.Parameter(parameters_to_vector(self._parameters).detach())
-        vector_to_parameters(weights.detach(), self._parameters)  # from now on views of it
-        weights.grad = torch.zeros_like(weights)
-        gradients = [torch.empty_like(p) for p in self._parameters]
-        vector_to_parameters(weights.grad, gradients)
-        self._optimizer = make(weights)
-        self.update, descent = self._optimizer.step, self._optimizer.descent
-        W1, b1, W2, b2 = [p.detach() for p in self._parameters]
+    The weights lie in one vector, their gradients in another. With SGD the layers follow their gradients
+    themselves, and `update` does nothing.
+    """
+
+    def __init__(self, name: str, module: nn.Module, config: RunConfig) -> None:
+        parameters = list(module.parameters())
+        weights = parameters_to_vector(parameters).detach()
+        vector_to_parameters(weights, parameters)  # from now on views of it
+        gradient, gradients = torch.zeros_like(weights), [torch.empty_like(p) for p in parameters]
+        vector_to_parameters(gradient, gradients)
+        self.update, kept = _optimizer(config, weights, gradient)
+        sizes = [p.numel() for p in parameters]
+        self.running = {  # what the optimizer keeps, by the names that PyTorch gives to it
+            f"{name}.{number}.{kind}": tensor.split(sizes)[number].view_as(p) if tensor.dim() else tensor
+            for kind, tensor in kept.items()
+            for number, p in enumerate(parameters)
+        }
+        W1, b1, W2, b2 = (p.detach() for p in parameters)
+        descent = None if kept else config.learning_rate
         self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
         self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        return {name: part.clone() for name, part in self._running_parts()}
 
-    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        for name, part in self._running_parts():
-            part.copy_(state[name])
+def _optimizer(config: RunConfig, weights: Tensor, gradient: Tensor) -> tuple[Callable[[], object], dict[str, Tensor]]:
+    """The update of a network's weights, and what it keeps from step to step: nothing for SGD.
 
-    def _running_parts(self) -> Iterator[tuple[str, Tensor]]:
-        """What the optimizer keeps, parameter by parameter, by the names that PyTorch gives to it."""
-        sizes = [p.numel() for p in self._parameters]
-        for name, tensor in self._optimizer.running.items():
-            for number, p in enumerate(self._parameters):
-                part = tensor.detach().split(sizes)[number].view_as(p) if tensor.dim() else tensor
-                yield f"{number}.{name}", part
+    Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
+    """
+    entry = OPTIMIZERS[config.optimizer]
+    if entry.torch_class == "SGD":
+        return lambda: None, {}
+    defaults = signature(getattr(torch.optim, entry.torch_class)).parameters
+    options = {name: parameter.default for name, parameter in defaults.items()} | dict(entry.options)
+    adam, rmsprop = optimizer_functions()
+    step, first, second = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
+    take: dict[str, Any] = {"params": [weights], "grads": [gradient], "state_steps": [step]}
+    take |= {"lr": config.learning_rate, "eps": options["eps"], "weight_decay": options["weight_decay"]}
+    if entry.torch_class == "RMSprop":
+        take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}
+        update = partial(rmsprop, **take, alpha=options["alpha"], momentum=0.0, centered=False)
+        return update, {"step": step, "square_avg": first}
+    take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
+    take |= {"beta1": options["betas"][0], "beta2": options["betas"][1], "amsgrad": False, "maximize": False}
+    update = partial(adam, **take, decoupled_weight_decay=entry.torch_class == "AdamW")
+    return update, {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
 
 class _Half:
@@ -270,18 +249,17 @@ class _Half:
 class _Buffers:
     """The memory of a step with n real images."""
 
-    def __init__(self, n: int, config: RunConfig) -> None:
-        self.n = n
+    def __init__(self, n: int, hidden_dim: int) -> None:
         self.pixels = torch.empty(n, PIXELS, dtype=torch.uint8)
         images = torch.empty(3 * n, PIXELS)  # real, fakes of D's half, fakes of G's half
         self.x, self.fakes, self.fakes_numpy = images[:n], images[n:], images[n:].numpy()
-        self.h_G = torch.empty(2 * n, config.hidden_dim)
+        self.h_G = torch.empty(2 * n, hidden_dim)
         self.d_fake = torch.empty(n, PIXELS)
-        self.d_hG = torch.empty(n, config.hidden_dim)
+        self.d_hG = torch.empty(n, hidden_dim)
         target = torch.tensor([1.0, 0.0]).repeat_interleave(n)[:, None]
         # D's loss is the sum of two means over n, so twice the mean over 2n.
-        self.D_half = _Half(images[: 2 * n], target, 2.0, config.hidden_dim)
-        self.G_half = _Half(images[2 * n :], target[:n], 1.0, config.hidden_dim)
+        self.D_half = _Half(images[: 2 * n], target, 2.0, hidden_dim)
+        self.G_half = _Half(images[2 * n :], target[:n], 1.0, hidden_dim)
 
 
 def _record(probabilities: Tensor) -> Tensor:

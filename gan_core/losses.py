@@ -36,12 +36,8 @@ def _cross_entropy(p: "Tensor", label: float) -> "Tensor":
     from torch.nn.functional import binary_cross_entropy
 
     # PyTorch raises on nan; here nan in is nan out, so that the training can say which loss broke, and when.
-    if p.isnan().any():
-        return p.mean()
-    return binary_cross_entropy(p, p.new_full(p.shape, label))
+    return p.mean() if p.isnan().any() else binary_cross_entropy(p, p.new_full(p.shape, label))
 
 
-OBJECTIVES = {
-    # Goodfellow et al., "Generative Adversarial Nets", 2014, section 3: https://arxiv.org/abs/1406.2661
-    "non-saturating": Objective(discriminator_loss, generator_loss),
-}
+# Goodfellow et al., "Generative Adversarial Nets", 2014, section 3: https://arxiv.org/abs/1406.2661
+OBJECTIVES = {"non-saturating": Objective(discriminator_loss, generator_loss)}

@@ -11,18 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gan_core.architectures import NETWORKS, PIXELS, SIDE, fields_of
+from gan_core.architectures import NETWORKS, fields_of
 from gan_core.config import RunConfig
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.rng import run_stream
 from gan_core.storage import write_whole
-
-__all__ = [
-    "NETWORKS", "PIXELS", "SIDE", "Generator", "build_models", "load_generator", "save_generator",
-    "to_pixels", "to_unit_range", "training_cost",
-]  # fmt: skip
 
 FORMAT = "gan-grid generator 1"
 # How many images cost as much as an optimizer's update of one tensor as large as a parameter: Adam's two make
@@ -51,13 +46,13 @@ def build_models(config: RunConfig) -> tuple[Generator, nn.Module]:
 
     With the network "mlp" D's first weights depend on the seed and hidden_dim alone; G's on these and z_dim.
     """
+    network = NETWORKS[config.network]
     # Layers draw from the global generator only: borrow it, and leave it as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run_stream("init-G", config).initial_seed())
-        G = Generator(config.network, **_given(config, NETWORKS[config.network].G))
+        G = Generator(config.network, **_given(config, network.G))
         torch.manual_seed(run_stream("init-D", config).initial_seed())
-        D = NETWORKS[config.network].D(**_given(config, NETWORKS[config.network].D))
-    return G, D
+        return G, network.D(**_given(config, network.D))
 
 
 def _given(config: RunConfig, layers: Callable[..., nn.Module]) -> dict[str, Any]:
@@ -93,8 +88,7 @@ def to_pixels(images: Tensor) -> Tensor:
 def save_generator(G: Generator, path: Path) -> None:
     """Write G's weights and what its layers are made from to `path` (safetensors), whole or not at all."""
     fields = {name: json.dumps(value) for name, value in G.fields.items()}
-    about = {"format": FORMAT, "network": G.network, **fields}
-    write_whole(path, save(G.state_dict(), metadata=about))
+    write_whole(path, save(G.state_dict(), metadata={"format": FORMAT, "network": G.network, **fields}))
 
 
 def load_generator(path: Path | str) -> Generator:
@@ -109,12 +103,9 @@ def load_generator(path: Path | str) -> Generator:
                 raise UserError(f"{path} holds no generator of this project (format {about.get('format')!r})")
             network = about.get("network", "mlp")  # version 0.1.0 knew no other
             if network not in NETWORKS:
-                raise UserError(
-                    f"{path} holds a generator of the network {network!r}, which is none of "
-                    f"{', '.join(NETWORKS)}: add it to gan_core.architectures.NETWORKS"
-                )
-            fields = {name: json.loads(about[name]) for name in fields_of(NETWORKS[network].G)}
-            G = Generator(network, **fields)
+                known = f"none of {', '.join(NETWORKS)}: add it to gan_core.architectures.NETWORKS"
+                raise UserError(f"{path} holds a generator of the network {network!r}, which is {known}")
+            G = Generator(network, **{name: json.loads(about[name]) for name in fields_of(NETWORKS[network].G)})
             G.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no iterator)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"cannot load a generator from {path}: {error}") from error

@@ -15,7 +15,7 @@ from gan_core.data import ImageSet
 from gan_core.errors import NonFiniteLossError, TrackingError, UserError
 from gan_core.evaluation.baselines import Reference, evaluate
 from gan_core.evaluation.health import diagnose, pixel_spread
-from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Progress, Reached, Samples, Trained
+from gan_core.events import Diagnosis, EpochEnd, Evaluated, Event, Progress, Reached, Samples, Trained
 from gan_core.metric_names import IMAGES_PER_SECOND, LOSS_D, LOSS_G
 from gan_core.networks import Generator
 from gan_core.training import fixed_noise, generate, train
@@ -169,9 +169,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []
     if not resume:
-        record, n = reference.classifier.record, reference.count
-        baselines = reference.real_baseline, reference.untrained_baseline
-        yield Baselines(reference.dataset, record.weights_sha256, record.test_accuracy, n, *baselines)
+        yield reference.baselines
     try:
         for event in train(config, job.data.images, resume.state if resume else None):
             yield event
@@ -187,7 +185,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
                 if last or _diagnosis(ends[-1:], spread).health == "collapsed":
                     evaluated = _evaluated(epoch, G, reference)
                     yield evaluated
-                    yield _diagnosis(ends, spread, evaluated, reference.untrained_baseline)
+                    yield _diagnosis(ends, spread, evaluated, reference.baselines.untrained_baseline)
                     if last:
                         continue
                     yield Samples(epoch, sheet)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from upath.extensions import ProxyUPath
 
 from gan_core.errors import UserError
@@ -68,6 +69,18 @@ def expanded(path: Path) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise UserError(f"there is no home folder for {path.parts[0]}: write the path out") from error
+
+
+def made_once(find: Callable[[], T | None], make: Callable[[], T], lock: Path) -> T:
+    """What `find` finds, else what `make` makes: of several processes at once, one makes it, the others wait.
+
+    lock: the file that is locked meanwhile, whose folder is made if need be. Raises OSError.
+    """
+    if found := find():
+        return found
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        return find() or make()  # another process may have made it while this one waited
 
 
 class ObjectPath(ProxyUPath):

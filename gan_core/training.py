@@ -1,7 +1,7 @@
 """One training: D against G, step by step; what happens comes as events. Whoever iterates is in control."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from gan_core.events import EpochEnd, Event, Reached, Samples, Trained, TrainSta
 from gan_core.fast_mlp import FastStep, supports
 from gan_core.losses import OBJECTIVES
 from gan_core.networks import Generator, build_models, to_pixels, to_unit_range
-from gan_core.optimizers import OPTIMIZERS, join_states, load_optimizer_state, optimizer_state, state_of
+from gan_core.optimizers import OPTIMIZERS
 from gan_core.rng import run_stream, stream
 
 SAMPLES = 64  # images on a sample sheet
@@ -39,27 +39,25 @@ def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -
     kind = FastStep if supports(config, PlainStep) else PlainStep
     steps = kind(config, G.to(config.device), D.to(config.device))
     images = images.to(config.device)
-    due = sample_epochs(config.epochs)
-    z_fixed = fixed_noise(config.z_dim)
+    due, z_fixed = sample_epochs(config.epochs), fixed_noise(config.z_dim)
+    pair = nn.ModuleDict({"G": G, "D": D})
 
     def state(epoch: int) -> TrainState:
-        weights = join_states(G=G.state_dict(), D=D.state_dict())
-        copies = {name: tensor.cpu().clone() for name, tensor in weights.items()}
-        return TrainState(epoch, copies, steps.optimizer_state())
+        weights = {name: tensor.cpu().clone() for name, tensor in pair.state_dict().items()}
+        return TrainState(epoch, weights, steps.optimizer_state())
 
+    reached = 0
     if resume is None:
         yield Samples(0, generate(G, z_fixed))
     else:
-        G.load_state_dict(state_of("G", resume.weights))
-        D.load_state_dict(state_of("D", resume.weights))
+        reached = resume.epoch
+        pair.load_state_dict(resume.weights)
         steps.load_optimizer_state(resume.optimizers)
-    reached = resume.epoch if resume else 0
     for epoch in range(max(reached, 1), config.epochs + 1):
         if epoch > reached:
             started = time.perf_counter()
-            order = image_order(config, epoch, len(images)).to(config.device)
-            batches = order.split(config.batch_size)
-            record = steps.epoch(images, batches, noise(config, epoch)).cpu()
+            order = image_order(config, epoch, len(images)).to(config.device).split(config.batch_size)
+            record = steps.epoch(images, order, noise(config, epoch)).cpu()
             D_losses, G_losses, real_scores, fake_scores = record.numpy()
             seconds = time.perf_counter() - started
             yield EpochEnd(epoch, D_losses, G_losses, real_scores, fake_scores, len(images), seconds)
@@ -85,12 +83,11 @@ class PlainStep:
 
     def __init__(self, config: RunConfig, G: Generator, D: nn.Module, make_optimizer: Any = None) -> None:
         """G, D: as `build_models` makes them; make_optimizer: parameters → optimizer, by default the config's."""
-        make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = make_optimizer or partial(
-            OPTIMIZERS[config.optimizer].build, config.learning_rate
-        )
+        make = make_optimizer or partial(OPTIMIZERS[config.optimizer].build, config.learning_rate)
         self.G, self.D = G, D
         self.G_parameters = list(G.parameters())
         self.G_optimizer, self.D_optimizer = make(self.G_parameters), make(D.parameters())
+        self.optimizers = {"G": self.G_optimizer, "D": self.D_optimizer}
         self.objective = OBJECTIVES[config.objective]
 
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
@@ -106,13 +103,22 @@ class PlainStep:
         return torch.stack(steps, dim=1)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Copies of both optimizers' running tensors, by name."""
-        return join_states(G=optimizer_state(self.G_optimizer), D=optimizer_state(self.D_optimizer))
+        """Copies of the optimizers' running tensors on the CPU, by `<network>.<number of the parameter>.<name>`."""
+        return {
+            f"{network}.{number}.{name}": tensor.detach().cpu().clone()
+            for network, optimizer in self.optimizers.items()
+            for number, of_parameter in optimizer.state_dict()["state"].items()
+            for name, tensor in of_parameter.items()
+        }
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Set them to what `optimizer_state` gave."""
-        load_optimizer_state(self.G_optimizer, state_of("G", state))
-        load_optimizer_state(self.D_optimizer, state_of("D", state))
+        parts: dict[str, dict[int, dict[str, Tensor]]] = {"G": {}, "D": {}}
+        for key, tensor in state.items():
+            network, number, name = key.split(".")
+            parts[network].setdefault(int(number), {})[name] = tensor
+        for network, optimizer in self.optimizers.items():
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": parts[network]})
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
         """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""
@@ -142,18 +148,13 @@ def refuse_non_finite(epoch: int, record: Tensor) -> None:
     bad = (~record[:2].isfinite()).nonzero()  # rows of (which loss, step)
     if len(bad):
         which, step = min(bad.tolist(), key=lambda at: at[1])
-        name = ("discriminator", "generator")[which]
-        raise NonFiniteLossError(
-            f"the loss of the {name} is {record[which, step].item()} at epoch {epoch}, iteration {step + 1}; "
-            "a smaller learning rate may help"
-        )
+        loss = f"the loss of the {('discriminator', 'generator')[which]} is {record[which, step].item()}"
+        where = f"at epoch {epoch}, iteration {step + 1}"
+        raise NonFiniteLossError(f"{loss} {where}; a smaller learning rate may help")
 
 
 def image_order(config: RunConfig, epoch: int, count: int) -> Tensor:
-    """The order in which an epoch goes through the images: a permutation of 0..count−1, int64.
-
-    Every run of a seed and an image set has the same order.
-    """
+    """The order of an epoch's images, the same for all runs of a seed: a permutation of 0..count−1, int64."""
     return torch.randperm(count, generator=run_stream("order", config, epoch))
 
 

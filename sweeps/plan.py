@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from gan_core.cli import check_name, given
 from gan_core.config import FIELDS, STRICT, RunOptions, make_record
-from gan_core.data import where_images_are
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.locks import hold, lock_tag
 from gan_core.storage import StoragePath, checkpoint_folder
@@ -157,7 +157,7 @@ def describe_plan(plan: Plan) -> str:
         plan=plan,
         settings=len(plan.grid.settings()),
         common={name: value for name, value in plan.common().items() if name != "dataset"},
-        images={name: where_images_are(name, plan.data_dir) for name in plan.datasets},
+        images={name: DATASETS[name].where(plan.data_dir) for name in plan.datasets},
         store=redact(plan.tracking_uri),
     )
 

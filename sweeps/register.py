@@ -15,8 +15,9 @@ from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
 from gan_core import metric_names as names
+from gan_core.architectures import SIDE
 from gan_core.errors import UserError
-from gan_core.networks import SIDE, load_generator
+from gan_core.networks import load_generator
 from gan_core.tracking.store import children_of, redact
 from gan_core.training import fixed_noise
 

@@ -23,9 +23,9 @@ from gan_core.cli import (
     run_command,
 )
 from gan_core.config import RunConfig, parse_value
-from gan_core.data import fetch_images
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
-from gan_core.evaluation import has_classifier
+from gan_core.evaluation import PACKAGED
 from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
 from sweeps.grid import AxesWhen, Grid, Values, checked, parse_axis, read_sweep_file
 from sweeps.plan import Plan, WorkerOptions, describe_plan, locked, make_plan
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
     for dataset in plan.datasets:
-        fetch_images(dataset, plan.data_dir)
-        if not has_classifier(dataset):
+        DATASETS[dataset].fetch(plan.data_dir)
+        if dataset not in PACKAGED:
             _train_classifier(dataset, plan.data_dir)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:

@@ -2,9 +2,5 @@
 
 from pathlib import Path
 
+# The classifiers that come with the package; for another image set one is trained on first use.
 PACKAGED = {name: Path(__file__).parent / f"classifier_{name}.safetensors" for name in ("mnist", "digits")}
-
-
-def has_classifier(dataset: str) -> bool:
-    """Whether the package has a classifier for the set; if not, one is trained on first use."""
-    return dataset in PACKAGED

@@ -5,17 +5,18 @@ itself sees what matters in a digit, is far faster, and fits into the package. D
 only be compared with other distances on the features of the same classifier.
 """
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from gan_core.architectures import SIDE
 from gan_core.data import LabelledImages
-from gan_core.networks import SIDE, to_unit_range
+from gan_core.networks import to_unit_range
 from gan_core.storage import write_whole
 
 FEATURES = 64  # width of the layer before the last
@@ -24,11 +25,15 @@ BLOCK = 250  # images in a forward pass, as many as a core's cache holds; with 1
 
 
 class Classifier(nn.Module):
-    """Two convolutions and two linear layers: images → features → logits of the ten classes."""
+    """Two convolutions and two linear layers: images → features → logits of the ten classes.
 
-    def __init__(self) -> None:
+    record: how it was made and how good it is, as in the JSON file beside its weights.
+    """
+
+    def __init__(self, record: dict[str, Any]) -> None:
         """Random first weights, drawn from PyTorch's global generator."""
         super().__init__()
+        self.record = record
         self.body = nn.Sequential(
             # The pool comes before the ReLU: the values are the same, and it takes half the time.
             nn.Conv2d(1, 16, 3, padding=1),
@@ -50,69 +55,44 @@ class Classifier(nn.Module):
         return features, self.head(features)
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierRecord:
-    """How a classifier was made and how good it is: the JSON file beside its weights."""
-
-    dataset: str
-    command: str
-    recipe: dict[str, str | int | float]
-    seed: int
-    epochs: int
-    torch: str  # version
-    seconds: float  # of the training
-    test_accuracy: float  # share of the test images that it classifies right
-    test_images: int
-    weights_sha256: str  # of the safetensors file
-    train_digest: str  # of the training images and labels, as LabelledImages has it
-    test_digest: str
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedClassifier:
-    """A classifier in evaluation mode, without gradients, and its record."""
-
-    network: Classifier
-    record: ClassifierRecord
-
-
 @torch.inference_mode()
-def extract_features(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+def extract_features(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """images: uint8, N×1×28×28 → features N×64 and log-probabilities of the classes N×10, float32."""
     features = torch.empty(len(images), FEATURES)
     log_probabilities = torch.empty(len(images), CLASSES)
     for start in range(0, len(images), BLOCK):
         block = slice(start, start + BLOCK)
-        features[block], logits = network(to_unit_range(images[block]))
+        features[block], logits = classifier(to_unit_range(images[block]))
         log_probabilities[block] = logits.log_softmax(dim=1)
     return features, log_probabilities
 
 
-def accuracy(network: Classifier, data: LabelledImages) -> float:
-    """The share of the images that the network classifies right, 0..1."""
-    _, log_probabilities = extract_features(network, data.images)
+def accuracy(classifier: Classifier, data: LabelledImages) -> float:
+    """The share of the images that the classifier gets right, 0..1."""
+    _, log_probabilities = extract_features(classifier, data.images)
     return (log_probabilities.argmax(dim=1) == data.labels).to(torch.float64).mean().item()
 
 
-def load_classifier(path: Path) -> TrainedClassifier | None:
-    """The classifier in the file `path` (.safetensors, its record beside it as .json); None if not whole."""
+def load_classifier(path: Path) -> Classifier | None:
+    """The classifier in the file `path` (.safetensors, its record beside it as .json); None if not whole.
+
+    It is in evaluation mode, without gradients.
+    """
     try:
-        record = ClassifierRecord(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         weights = path.read_bytes()
-    except (FileNotFoundError, TypeError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
-    if hashlib.sha256(weights).hexdigest() != record.weights_sha256:
+    if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
         return None
-    network = Classifier()
-    network.load_state_dict(load(weights))
-    return TrainedClassifier(network.eval().requires_grad_(False), record)
+    classifier = Classifier(record)
+    classifier.load_state_dict(load(weights))
+    return classifier.eval().requires_grad_(False)
 
 
-def save_classifier(path: Path, network: Classifier, record: ClassifierRecord) -> ClassifierRecord:
-    """Write the weights, then the record, which has their digest. Returns the record with the digest."""
-    weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
-    record = dataclasses.replace(record, weights_sha256=hashlib.sha256(weights).hexdigest())
+def save_classifier(path: Path, classifier: Classifier) -> None:
+    """Write the weights, then the record, to which their digest is added."""
+    weights = save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()})
+    classifier.record["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     write_whole(path, weights)
-    text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
-    write_whole(path.with_suffix(".json"), text.encode())
-    return record
+    write_whole(path.with_suffix(".json"), (json.dumps(classifier.record, indent=2) + "\n").encode())

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import sys
@@ -11,146 +12,113 @@ import time
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from gan_core.data import DATASETS, LabelledImages, load_split
+from gan_core.data import DATASETS, ImageSet, LabelledImages, digest, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
-from gan_core.evaluation.classifier import (
-    Classifier,
-    ClassifierRecord,
-    TrainedClassifier,
-    accuracy,
-    extract_features,
-    load_classifier,
-    save_classifier,
-)
+from gan_core.evaluation.classifier import Classifier, accuracy, extract_features, load_classifier, save_classifier
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream, stream_seed
-from gan_core.storage import expanded
+from gan_core.storage import expanded, made_once
 
 SEED = 0
-EPOCHS = 12
-LEAST_STEPS = 1500  # a small set is seen in more epochs
-BATCH_SIZE = 128
-PEAK_LEARNING_RATE = 3e-3
-WEIGHT_DECAY = 1e-2
-SHIFT = 2  # pixels, the most by which a training image is moved
-RECIPE: dict[str, str | int | float] = {
-    "network": "conv 16, conv 32, linear 64, linear 10",
-    "epochs": EPOCHS,
-    "least_steps": LEAST_STEPS,
-    "batch_size": BATCH_SIZE,
-    "optimizer": "adamw",
-    "peak_learning_rate": PEAK_LEARNING_RATE,
-    "weight_decay": WEIGHT_DECAY,
-    "schedule": "one cycle",
-    "shift": SHIFT,
-    "features": "scaled to a mean square of 1",
-}
 
 
-def classifier_for(dataset: str, cache_dir: Path, data_dir: Path | None = None) -> TrainedClassifier:
-    """The classifier of a data set: the package's if it was made from these very images, else the cache's.
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a classifier is made: part of its record."""
+
+    network: str = "conv 16, conv 32, linear 64, linear 10"
+    epochs: int = 12
+    least_steps: int = 1500  # a small set is seen in more epochs
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    peak_learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    schedule: str = "one cycle"
+    shift: int = 2  # pixels, the most by which a training image is moved
+    features: str = "scaled to a mean square of 1"
+
+
+RECIPE = Recipe()
+
+
+def classifier_for(data: ImageSet, cache_dir: Path) -> Classifier:
+    """The classifier of an image set: the package's if it was made from these very images, else the cache's.
 
     If the cache has none, one is trained (minutes on one core), with a line on stderr before and after. Of
-    several processes that ask at once, one trains and the others wait. Raises UserError if the images cannot
-    be had or the cache cannot be written.
+    several processes that ask at once, one trains and the others wait. Raises UserError if the cache cannot
+    be written, or if the package's is damaged.
     """
-    train, test = load_split(dataset, "train", data_dir), load_split(dataset, "test", data_dir)
-    try:
-        if known := known_classifier(dataset, train.digest, test.digest, cache_dir):
-            return known
-        path = _cached(dataset, train.digest, test.digest, cache_dir)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            # Another process may have trained it while this one waited for the lock.
-            if cached := load_classifier(path):
-                return cached
-            print(
-                f"training a classifier for {dataset}, once: minutes on one core; kept in {path.parent}",
-                file=sys.stderr,
-            )
-            save_classifier(path, *train_classifier(train, test))
-    except OSError as error:
-        raise UserError(f"cannot keep the classifier of {dataset} in {cache_dir}: {error}") from error
-    kept = load_classifier(path)
-    assert kept is not None  # just written
-    print(
-        f"trained a classifier for {dataset} in {kept.record.seconds:.0f} s: "
-        f"{kept.record.test_accuracy:.2%} of {kept.record.test_images} test images right",
-        file=sys.stderr,
-    )
-    return kept
-
-
-def known_classifier(dataset: str, train_digest: str, test_digest: str, cache_dir: Path) -> TrainedClassifier | None:
-    """The package's or the cache's classifier made from the images of these digests; None if there is none.
-
-    Raises UserError if the package should have one and it is damaged.
-    """
-    if at := PACKAGED.get(dataset):
+    digests = [digest(*data.splits[split]) for split in ("train", "test")]
+    if at := PACKAGED.get(data.name):
         packaged = load_classifier(at)
         if packaged is None:
             raise UserError(f"the package's classifier {at} is missing or damaged: install the package again")
-        if (packaged.record.train_digest, packaged.record.test_digest) == (train_digest, test_digest):
+        if [packaged.record["train_digest"], packaged.record["test_digest"]] == digests:
             return packaged
-    return load_classifier(_cached(dataset, train_digest, test_digest, cache_dir))
+    # Images and recipe are in the file's name, so that no other classifier is used.
+    recipe = hashlib.sha256(json.dumps([dataclasses.asdict(RECIPE), SEED], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(" ".join([*digests, recipe]).encode()).hexdigest()[:16]
+    path = expanded(cache_dir) / f"classifier-{data.name}-{key}.safetensors"
+
+    def make() -> Classifier:
+        begun = f"training a classifier for {data.name}, once: minutes on one core; kept in {path.parent}"
+        print(begun, file=sys.stderr)
+        classifier = train_classifier(data)
+        save_classifier(path, classifier)
+        print(f"trained a classifier for {data.name}: {_how_good(classifier)}", file=sys.stderr)
+        return classifier
+
+    try:
+        return made_once(lambda: load_classifier(path), make, path.with_suffix(".lock"))
+    except OSError as error:
+        raise UserError(f"cannot keep the classifier of {data.name} in {cache_dir}: {error}") from error
 
 
-def _cached(dataset: str, train_digest: str, test_digest: str, cache_dir: Path) -> Path:
-    # Of images and recipe, so that a classifier of another recipe is not used.
-    recipe = hashlib.sha256(json.dumps([RECIPE, SEED], sort_keys=True).encode()).hexdigest()[:16]
-    key = hashlib.sha256(f"{train_digest} {test_digest} {recipe}".encode()).hexdigest()[:16]
-    return expanded(cache_dir) / f"classifier-{dataset}-{key}.safetensors"
+def _how_good(classifier: Classifier) -> str:
+    return "{test_accuracy:.2%} of {test_images} test images right, {seconds:.0f} s".format_map(classifier.record)
 
 
-def train_classifier(
-    train: LabelledImages, test: LabelledImages, seed: int = SEED
-) -> tuple[Classifier, ClassifierRecord]:
-    """A classifier trained on `train` and its record, in which the digest of the weights is still empty.
+def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
+    """A classifier trained on the `train` split, in whose record the digest of its weights is still empty.
 
     On one thread, so that the same machine gives the same weights, bit for bit. The test images give the
-    accuracy and nothing else: nothing is chosen by it.
+    accuracy and nothing else: nothing is chosen by it. Raises UserError if there is less than one batch.
     """
+    train, test = data.splits["train"], data.splits["test"]
+    steps_per_epoch = len(train.images) // RECIPE.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"a classifier needs at least {RECIPE.batch_size} training images, {data.name} has {len(train.images)}"
+        )
+    epochs = max(RECIPE.epochs, -(-RECIPE.least_steps // steps_per_epoch))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         started = time.perf_counter()
-        epochs = epochs_for(train)
-        network = _train(train, epochs, seed)
+        classifier = _train(train, epochs, seed)
         seconds = time.perf_counter() - started
-        right = accuracy(network, test)
+        right = accuracy(classifier, test)
     finally:
         torch.set_num_threads(threads)
-    command = f"python -m gan_core.evaluation.train_classifier --dataset {train.name} --seed {seed}"
-    record = ClassifierRecord(
-        dataset=train.name,
-        command=command,
-        recipe=RECIPE,
-        seed=seed,
-        epochs=epochs,
-        torch=torch.__version__,
-        seconds=round(seconds, 1),
-        test_accuracy=right,
-        test_images=len(test.images),
-        weights_sha256="",
-        train_digest=train.digest,
-        test_digest=test.digest,
-    )
-    return network, record
-
-
-def epochs_for(train: LabelledImages) -> int:
-    """The recipe's epochs, more where the set is small. Raises UserError if it is smaller than a batch."""
-    steps_per_epoch = len(train.images) // BATCH_SIZE
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"a classifier needs at least {BATCH_SIZE} training images, {train.name} has {len(train.images)}"
-        )
-    return max(EPOCHS, -(-LEAST_STEPS // steps_per_epoch))
+    classifier.record = {
+        "dataset": data.name,
+        "command": f"python -m gan_core.evaluation.train_classifier --dataset {data.name} --seed {seed}",
+        "recipe": dataclasses.asdict(RECIPE),
+        "seed": seed,
+        "epochs": epochs,
+        "torch": torch.__version__,
+        "seconds": round(seconds, 1),
+        "test_accuracy": right,  # share of the test images that it classifies right
+        "test_images": len(test.images),
+        "weights_sha256": "",  # of the safetensors file
+        "train_digest": digest(*train),
+        "test_digest": digest(*test),
+    }
+    return classifier
 
 
 def _train(train: LabelledImages, epochs: int, seed: int) -> Classifier:
@@ -158,46 +126,46 @@ def _train(train: LabelledImages, epochs: int, seed: int) -> Classifier:
     # the packaged ones.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("judge-init", seed))
-        network = Classifier()
-    steps_per_epoch = len(train.images) // BATCH_SIZE
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
+        classifier = Classifier({})
+    steps_per_epoch = len(train.images) // RECIPE.batch_size
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=RECIPE.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=PEAK_LEARNING_RATE, total_steps=epochs * steps_per_epoch
+        optimizer, max_lr=RECIPE.peak_learning_rate, total_steps=epochs * steps_per_epoch
     )
     order, shifts = stream("judge-order", seed), stream("judge-shifts", seed)
     for _ in range(epochs):
-        batches = torch.randperm(len(train.images), generator=order).split(BATCH_SIZE)[:steps_per_epoch]
+        batches = torch.randperm(len(train.images), generator=order).split(RECIPE.batch_size)[:steps_per_epoch]
         for batch in batches:
             images = moved(train.images[batch], shifts)
-            _, logits = network(to_unit_range(images))
+            _, logits = classifier(to_unit_range(images))
             loss = cross_entropy(logits, train.labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    network.eval().requires_grad_(False)
-    scale_features(network, train.images)
-    return network
+    classifier.eval().requires_grad_(False)
+    scale_features(classifier, train.images)
+    return classifier
 
 
-def scale_features(network: Classifier, images: Tensor) -> None:
+def scale_features(classifier: Classifier, images: Tensor) -> None:
     """Scale the features, in place, so that their mean square over `images` is 1; the logits stay the same.
 
     The cubic kernel adds 1 to x·y / d: features much larger than 1 would leave it the third power alone,
     in which a few outliers decide.
     """
-    features, _ = extract_features(network, images)
+    features, _ = extract_features(classifier, images)
     factor = features.square().mean(dtype=torch.float64).rsqrt().item()
-    network.penultimate.weight.mul_(factor)  # what follows is a ReLU, so its outputs scale as its inputs do
-    network.penultimate.bias.mul_(factor)
-    network.head.weight.div_(factor)
+    classifier.penultimate.weight.mul_(factor)  # what follows is a ReLU, so its outputs scale as its inputs do
+    classifier.penultimate.bias.mul_(factor)
+    classifier.head.weight.div_(factor)
 
 
 def moved(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image moved by up to ±2 pixels either way, black coming in at the edge. uint8, N×1×28×28, both."""
-    side = images.shape[-1]
-    places = pad(images, (SHIFT,) * 4).unfold(2, side, 1).unfold(3, side, 1)  # N×1×5×5×28×28, a view
-    down, right = torch.randint(0, 2 * SHIFT + 1, (2, len(images)), generator=generator)
+    side, shift = images.shape[-1], RECIPE.shift
+    places = pad(images, (shift,) * 4).unfold(2, side, 1).unfold(3, side, 1)  # N×1×5×5×28×28, a view
+    down, right = torch.randint(0, 2 * shift + 1, (2, len(images)), generator=generator)
     return places[torch.arange(len(images)), :, down, right]
 
 
@@ -207,25 +175,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="mnist", help=f"one of {', '.join(DATASETS)}; default mnist")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
     parser.add_argument("--data-dir", type=Path, help="where the images are or go")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="weights file (.safetensors), the record goes beside; default: the package's own of the set",
-    )
+    its = "weights file (.safetensors), the record goes beside; default: the package's own of the set"
+    parser.add_argument("--out", type=Path, help=its)
     options = parser.parse_args(arguments)
     try:
         out = options.out or PACKAGED.get(options.dataset)
         if out is None:
             raise UserError(f"the package has no classifier of {options.dataset}: name a file with --out")
-        train, test = (load_split(options.dataset, split, options.data_dir) for split in ("train", "test"))
-        record = save_classifier(out, *train_classifier(train, test, options.seed))
+        classifier = train_classifier(load_images(options.dataset, options.data_dir), options.seed)
+        save_classifier(out, classifier)
     except UserError as error:
         print(f"train_classifier: {error}", file=sys.stderr)
         return 2
-    print(
-        f"{record.dataset}: {record.test_accuracy:.2%} of {record.test_images} test images right, "
-        f"{record.seconds:.0f} s, weights {record.weights_sha256[:16]}"
-    )
+    print(f"{options.dataset}: {_how_good(classifier)}, weights {classifier.record['weights_sha256'][:16]}")
     return 0
 
 

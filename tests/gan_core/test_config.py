@@ -7,12 +7,13 @@ from pydantic import ValidationError
 
 from gan_core.architectures import NETWORKS
 from gan_core.config import RunConfig, make_config
+from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 
 GOOD = {
-    "dataset": st.sampled_from(["mnist", "fashion-mnist", "digits"]),
+    "dataset": st.sampled_from(sorted(DATASETS)),
     "optimizer": st.sampled_from(sorted(OPTIMIZERS)),
     "learning_rate": st.floats(1e-12, 1e6),
     "z_dim": st.integers(1, 1_000_000),
@@ -24,9 +25,7 @@ GOOD = {
 }
 MISTYPED = st.one_of(st.none(), st.booleans(), st.lists(st.integers()), st.binary())
 BAD = {
-    "dataset": MISTYPED
-    | st.integers()
-    | st.text().filter(lambda name: name not in ("mnist", "fashion-mnist", "digits")),
+    "dataset": MISTYPED | st.integers() | st.text().filter(lambda name: name not in DATASETS),
     "optimizer": MISTYPED | st.integers() | st.text().filter(lambda name: name not in OPTIMIZERS),
     "learning_rate": MISTYPED | st.floats(max_value=0) | st.sampled_from([float("nan"), float("inf")]) | st.text(),
     "device": MISTYPED | st.integers() | st.text(),
@@ -83,21 +82,10 @@ def test_the_hash_tells_every_setting_but_the_length_of_the_run(monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "another", OBJECTIVES["non-saturating"])
     monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
     others = {
-        "objective": "another",
-        "network": "another",
-        "dataset": "digits",
-        "optimizer": "adam",
-        "learning_rate": 0.5,
-        "z_dim": 20,
-        "hidden_dim": 64,
-        "batch_size": 32,
-        "device": "cuda",
-        "seed": 1,
-    }
-    hashes = {
-        RunConfig().config_hash,
-        *(RunConfig(**{name: value}).config_hash for name, value in others.items()),
-    }
+        "objective": "another", "network": "another", "dataset": "digits", "optimizer": "adam", "learning_rate": 0.5,
+        "z_dim": 20, "hidden_dim": 64, "batch_size": 32, "device": "cuda", "seed": 1,
+    }  # fmt: skip
+    hashes = {RunConfig().config_hash, *(RunConfig(**{name: value}).config_hash for name, value in others.items())}
     assert len(hashes) == 1 + len(others)
     assert {*others, "epochs"} == {field.name for field in dataclasses.fields(RunConfig)}
     assert RunConfig(epochs=7).config_hash == RunConfig().config_hash

@@ -83,8 +83,8 @@ def test_events_come_in_order(events, digits_reference):
     assert [tuple(event.scores) for event in of_kind(found, Evaluated)] == [
         QUICK_SCORES, QUICK_SCORES, SCORES,
     ]  # fmt: skip
-    assert found[0].classifier == digits_reference.classifier.record.weights_sha256
-    assert (found[0].n, found[0].real_baseline) == (599, digits_reference.real_baseline)
+    assert found[0].classifier == digits_reference.classifier.record["weights_sha256"]
+    assert (found[0].n, found[0].real_baseline) == (599, digits_reference.baselines.real_baseline)
 
 
 @pytest.mark.parametrize(("every", "due"), [(0, [5]), (1, [1, 2, 3, 4, 5]), (10, [5]), (5, [5])])
@@ -115,11 +115,11 @@ def test_metrics_and_tags_are_in_the_store(tracked, client, rows, digits_referen
     )
     tags = client.get_run(run_id).data.tags
     record = digits_reference.classifier.record
-    assert tags["quality.classifier"] == record.weights_sha256
-    assert float(tags["quality.classifier_accuracy"]) == record.test_accuracy
+    assert tags["quality.classifier"] == record["weights_sha256"]
+    assert float(tags["quality.classifier_accuracy"]) == record["test_accuracy"]
     assert tags["quality.n"] == "599"
-    assert json.loads(tags["quality.real_baseline"]) == digits_reference.real_baseline
-    assert json.loads(tags["quality.untrained_baseline"]) == digits_reference.untrained_baseline
+    assert json.loads(tags["quality.real_baseline"]) == digits_reference.baselines.real_baseline
+    assert json.loads(tags["quality.untrained_baseline"]) == digits_reference.baselines.untrained_baseline
     assert tags["health"] == outcome.health == "not-learning"
     assert "Fréchet distance" in tags["health_reason"]
 
@@ -127,13 +127,13 @@ def test_metrics_and_tags_are_in_the_store(tracked, client, rows, digits_referen
     quality = json.loads((folder / "quality.json").read_text())
     assert {name: quality[name] for name in ("dataset", "classifier", "classifier_accuracy", "n")} == {
         "dataset": "digits",
-        "classifier": record.weights_sha256,
-        "classifier_accuracy": record.test_accuracy,
+        "classifier": record["weights_sha256"],
+        "classifier_accuracy": record["test_accuracy"],
         "n": 599,
     }
     assert (quality["real_baseline"], quality["untrained_baseline"]) == (
-        digits_reference.real_baseline,
-        digits_reference.untrained_baseline,
+        digits_reference.baselines.real_baseline,
+        digits_reference.baselines.untrained_baseline,
     )
     assert [one["epoch"] for one in quality["evaluations"]] == [2, 4, 5]
     assert quality["health"] == "not-learning"

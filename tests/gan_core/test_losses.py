@@ -26,12 +26,6 @@ def test_closed_forms(pairs):
     assert G_loss == pytest.approx(-sum(map(log, fake)) / n, rel=1e-4)
 
 
-def test_a_D_that_cannot_tell_costs_log_4_and_G_log_2():
-    half = column(0.5, 0.5)
-    assert discriminator_loss(half, half).item() == pytest.approx(log(4))
-    assert generator_loss(half).item() == pytest.approx(log(2))
-
-
 def test_certain_and_wrong_costs_100():
     assert discriminator_loss(column(0.0), column(0.0)).item() == 100
     assert generator_loss(column(0.0)).item() == 100

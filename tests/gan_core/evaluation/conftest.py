@@ -1,26 +1,18 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
-import torch
 
 from gan_core.evaluation import train_classifier
 from gan_core.evaluation.baselines import Reference, load_reference
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classifiers that know little but are trained in a second; none comes with the package."""
+    short = dataclasses.replace(train_classifier.RECIPE, epochs=1, least_steps=9)
     monkeypatch.setattr(train_classifier, "PACKAGED", {})
-    monkeypatch.setattr(train_classifier, "EPOCHS", 1)
-    monkeypatch.setattr(train_classifier, "LEAST_STEPS", 9)
+    monkeypatch.setattr(train_classifier, "RECIPE", short)
 
 
 @pytest.fixture(scope="session")

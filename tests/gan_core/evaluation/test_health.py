@@ -32,21 +32,12 @@ class Run:
     spread: float = 0.14
 
     def __post_init__(self) -> None:
-        self.history = [
-            {
-                "loss/discriminator": self.D,
-                "loss/generator": self.G,
-                "loss_std/discriminator": 0.2,
-                "loss_std/generator": 0.8,
-                "score/real": 0.7,
-                "score/fake": 0.3,
-            }
-            for _ in range(self.epochs)
-        ]
-        self.last: tuple[NDArray[np.float32], NDArray[np.float32]] = (
-            np.full(STEPS, self.D, np.float32),
-            np.full(STEPS, self.G, np.float32),
-        )
+        healthy = {
+            "loss/discriminator": self.D, "loss/generator": self.G, "loss_std/discriminator": 0.2,
+            "loss_std/generator": 0.8, "score/real": 0.7, "score/fake": 0.3,
+        }  # fmt: skip
+        self.history = [dict(healthy) for _ in range(self.epochs)]
+        self.last = np.full(STEPS, self.D, np.float32), np.full(STEPS, self.G, np.float32)
 
     def set_from(self, epoch: int, **metrics: float) -> None:
         for metrics_of_epoch in self.history[epoch - 1 :]:
@@ -99,14 +90,6 @@ def test_a_run_that_recovered_is_no_collapse():
     run = Run()
     run.set_from(1, loss__discriminator=99.0)
     run.set_from(2, loss__discriminator=0.9)
-    assert run.diagnosis().health == "ok"
-
-
-def test_losses_that_no_step_changes_are_a_collapse():
-    run = Run()
-    run.set_from(3, loss_std__discriminator=0.0, loss_std__generator=0.0)
-    assert (run.diagnosis().health, run.diagnosis().epoch) == ("collapsed", 3)
-    run.set_from(3, loss_std__generator=0.01)
     assert run.diagnosis().health == "ok"
 
 
@@ -221,43 +204,23 @@ def test_each_diagnosis_names_its_evidence():
     """The words that the tests above do not look at, with the figures in them."""
     figures = "D gives real images 0.70 and generated ones 0.30, losses 0.95 and 1.6 in epoch 4"
     assert Run().diagnosis() == Diagnosis("ok", figures, 1)
-    assert pinned_tail(100.0, 20).diagnosis() == Diagnosis(
-        "collapsed",
-        "the loss of the discriminator is pinned at 100 since epoch 4, first in iteration 81 of 100: "
-        "no gradient is left",
-        4,
-    )
+    pinned = "the loss of the discriminator is pinned at 100 since epoch 4, first in iteration 81 of 100"
+    assert pinned_tail(100.0, 20).diagnosis() == Diagnosis("collapsed", f"{pinned}: no gradient is left", 4)
     still = frozen(0.0)
     still.set_from(3, loss__discriminator=0.9, loss__generator=1.5)
-    assert still.diagnosis() == Diagnosis(
-        "collapsed", "no step changes a loss since epoch 3: 0.9 of D, 1.5 of G throughout", 3
-    )
-    assert Run(spread=0.0003).diagnosis() == Diagnosis(
-        "collapsed",
-        "G makes one picture whatever z is: a pixel's standard deviation is 0.0003 of its range after epoch 4",
-        4,
-    )
-    assert Run().diagnosis(evaluated(fd=48, precision=0.1)) == Diagnosis(
-        "not-learning",
-        "Fréchet distance 48 after epoch 4, 50 untrained; 10% of the images lie near a real one",
-        4,
-    )
-    assert Run().diagnosis(share(0.0)) == Diagnosis(
-        "mode-collapsed",
-        "class 3 missing; 10% of the images are of class 0; recall 0.100, coverage 0.090 after epoch 4",
-        4,
-    )
-    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.0)) == Diagnosis(
-        "mode-collapsed",
-        "10% of the images are of class 0; recall 0.000, coverage 0.000 after epoch 4",
-        4,
-    )
-    assert certain(0.95, 0.05).diagnosis() == Diagnosis(
-        "d-dominant",
-        "D is nearly certain of every image since epoch 3: D gives real images 0.95 and generated ones 0.05, "
-        "losses 0.95 and 1.6 in epoch 4",
-        3,
-    )
+    said = "no step changes a loss since epoch 3: 0.9 of D, 1.5 of G throughout"
+    assert still.diagnosis() == Diagnosis("collapsed", said, 3)
+    said = "G makes one picture whatever z is: a pixel's standard deviation is 0.0003 of its range after epoch 4"
+    assert Run(spread=0.0003).diagnosis() == Diagnosis("collapsed", said, 4)
+    said = "Fréchet distance 48 after epoch 4, 50 untrained; 10% of the images lie near a real one"
+    assert Run().diagnosis(evaluated(fd=48, precision=0.1)) == Diagnosis("not-learning", said, 4)
+    said = "10% of the images are of class 0; recall 0.100, coverage 0.090 after epoch 4"
+    assert Run().diagnosis(share(0.0)) == Diagnosis("mode-collapsed", f"class 3 missing; {said}", 4)
+    said = "10% of the images are of class 0; recall 0.000, coverage 0.000 after epoch 4"
+    assert Run().diagnosis(evaluated(recall=0.0, coverage=0.0)) == Diagnosis("mode-collapsed", said, 4)
+    figures = "D gives real images 0.95 and generated ones 0.05, losses 0.95 and 1.6 in epoch 4"
+    said = f"D is nearly certain of every image since epoch 3: {figures}"
+    assert certain(0.95, 0.05).diagnosis() == Diagnosis("d-dominant", said, 3)
 
 
 def test_of_several_that_are_true_the_first_in_order_is_told():
@@ -272,8 +235,7 @@ def test_of_several_that_are_true_the_first_in_order_is_told():
 
 
 def test_without_an_untrained_baseline_no_run_is_not_learning():
-    run = Run()
-    worst = evaluated(fd=60, precision=0.0)
+    run, worst = Run(), evaluated(fd=60, precision=0.0)
     assert diagnose(run.history, run.last, run.spread, worst, None).health == "ok"
 
 
@@ -323,7 +285,7 @@ def really_run(reference: Reference | None = None, **settings) -> Diagnosis:
                 evaluation = evaluate(event.generator, reference)
     except NonFiniteLossError:
         pass
-    return diagnose(history, last, spread, evaluation, reference.untrained_baseline if reference else None)
+    return diagnose(history, last, spread, evaluation, reference.baselines.untrained_baseline if reference else None)
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.3), ("adam", 0.1)])

@@ -3,7 +3,8 @@ import torch
 from prdc import compute_prdc
 from torch import Tensor
 
-from gan_core.evaluation.prdc import BLOCK, prdc, squared_radii
+from gan_core.evaluation.scores import DISTANCE_BLOCK as BLOCK
+from gan_core.evaluation.scores import prdc, squared_radii
 
 
 def normal(count: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -11,7 +12,8 @@ def normal(count: int, width: int, seed: int, dtype: torch.dtype = torch.float64
 
 
 def ours(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
-    return prdc(real, fake, squared_radii(real, k), squared_radii(fake, k), k)._asdict()
+    found = prdc(real, fake, squared_radii(real, k), squared_radii(fake, k), k)
+    return {name.removeprefix("quality/"): value for name, value in found.items()}
 
 
 @pytest.mark.parametrize("k", [1, 5])

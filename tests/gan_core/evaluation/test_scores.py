@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gan_core.config import make_config
-from gan_core.data import load_split
+from gan_core.data import load_images
 from gan_core.evaluation.baselines import Reference, evaluate, real_baseline_images
 from gan_core.evaluation.scores import (
     QUICK_SCORES,
@@ -21,7 +21,7 @@ GRADES = {"quality/fd", "quality/kd", "quality/precision", "quality/recall", "qu
 
 
 def score(images: torch.Tensor, reference: Reference) -> Evaluation:
-    return score_images(images, reference.classifier.network, reference.real)
+    return score_images(images, reference.classifier, reference.real)
 
 
 def worse(name: str, one: float, other: float) -> bool:
@@ -68,26 +68,26 @@ def test_evaluation_noise_is_not_that_of_the_sample_sheet():
 
 
 def test_the_untrained_baseline_is_an_untrained_generators(digits: Reference):
-    assert evaluate(generator(0), digits).scores == digits.untrained_baseline
+    assert evaluate(generator(0), digits).scores == digits.baselines.untrained_baseline
 
 
 @pytest.mark.parametrize("name", sorted(GRADES))
 def test_real_images_are_better_than_an_untrained_generators(digits: Reference, name: str):
-    assert worse(name, digits.untrained_baseline[name], digits.real_baseline[name])
+    assert worse(name, digits.baselines.untrained_baseline[name], digits.baselines.real_baseline[name])
 
 
 def test_test_images_themselves_are_as_near_as_can_be(digits: Reference):
-    found = score(load_split("digits", "test").images, digits).scores
+    found = score(load_images("digits").splits["test"].images, digits).scores
     assert found["quality/fd"] == pytest.approx(0, abs=1e-4)
     assert (found["quality/precision"], found["quality/recall"], found["quality/coverage"]) == (1, 1, 1)
     assert found["quality/class_kl"] == 0
 
 
 def check_a_lost_class_shows(reference: Reference, recall_by: float) -> None:
-    train = load_split(reference.dataset, "train")
+    train = load_images(reference.baselines.dataset).splits["train"]
     order = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(0))
     images, labels = train.images[order], train.labels[order]
-    count = min(reference.count, int((labels != 9).sum()))
+    count = min(reference.baselines.n, int((labels != 9).sum()))
     whole = score(images[:count], reference)
     lost = score(images[labels != 9][:count], reference)
     assert lost.class_shares[9] < 0.02
@@ -104,7 +104,7 @@ def test_a_lost_class_shows(digits: Reference):
 
 
 def test_few_pictures_show_in_recall_and_coverage_not_in_precision(digits: Reference):
-    few = load_split("digits", "train").images[:20].repeat(30, 1, 1, 1)[: digits.count]
+    few = load_images("digits").splits["train"].images[:20].repeat(30, 1, 1, 1)[: digits.baselines.n]
     found = score(few, digits).scores
     assert found["quality/precision"] > 0.5
     assert found["quality/recall"] < 0.1
@@ -118,14 +118,14 @@ def test_a_lost_class_shows_on_mnist(mnist: Reference):
 
 @pytest.mark.slow
 def test_inception_score_of_real_digits(mnist: Reference):
-    assert score(load_split("mnist", "test").images, mnist).scores["quality/is"] == pytest.approx(9.8, abs=0.1)
+    assert score(load_images("mnist").splits["test"].images, mnist).scores["quality/is"] == pytest.approx(9.8, abs=0.1)
 
 
 @pytest.mark.slow
 def test_memorised_images_are_as_good_as_the_real_baseline(mnist: Reference):
     # Other training images than the baseline's: only chance differs. The bounds are twice the baseline's range
     # over five draws (docs/quality.md).
-    found = score(real_baseline_images("mnist", mnist.count, draw=1), mnist).scores
+    found = score(real_baseline_images(load_images("mnist"), mnist.baselines.n, draw=1), mnist).scores
     chance = {"fd": 0.05, "kd": 0.0022, "is": 0.022, "precision": 0.01, "recall": 0.02, "coverage": 0.015}
     for name, allowed in chance.items():
-        assert abs(found[f"quality/{name}"] - mnist.real_baseline[f"quality/{name}"]) < allowed, name
+        assert abs(found[f"quality/{name}"] - mnist.baselines.real_baseline[f"quality/{name}"]) < allowed, name

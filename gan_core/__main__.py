@@ -16,6 +16,7 @@ from gan_core.config import STRICT, RunConfig, RunOptions, fields_of, make_confi
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import load_reference, quality_cache
+from gan_core.live import LiveView
 from gan_core.locks import lock_in, lock_tag
 from gan_core.metric_names import LOCK
 from gan_core.run import Job, Tracker, run
@@ -53,7 +54,7 @@ def main() -> int:
     with ExitStack() as lock:
         checkpoints, tracker = begin(args, name, config, data, lock)
         print(f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}")
-        with cli.LiveView({name: config.epochs}) as view:
+        with LiveView({name: config.epochs}) as view:
             outcome = run(Job(name, config, data, reference, options, checkpoints), tracker, view)
             view.end(name, *outcome)
     if args.output is not None and outcome.status == "FINISHED":

@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
-from gan_core.cli import OK, RUN_FAILED, LiveView
+from gan_core.cli import OK, RUN_FAILED
 from gan_core.data import ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
+from gan_core.live import LiveView
 from gan_core.locks import lock_tag
 from gan_core.tracking.store import brief, prepare_store, redact, settle_stale
 from sweeps.cluster import Needs

@@ -19,13 +19,13 @@ from gan_core.cli import (
     add_run_options,
     add_store,
     given,
-    plain_console,
     run_command,
 )
 from gan_core.config import RunConfig, parse_value
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
+from gan_core.live import plain_console
 from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
 from sweeps.grid import AxesWhen, Grid, Values, checked, parse_axis, read_sweep_file
 from sweeps.plan import Plan, WorkerOptions, describe_plan, locked, make_plan

@@ -13,8 +13,8 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from gan_core.cli import LiveView
 from gan_core.events import Progress
+from gan_core.live import LiveView
 from gan_core.locks import was_released
 from gan_core.run import Outcome
 from gan_core.storage import ObjectPath, StoragePath, write_whole

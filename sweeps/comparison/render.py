@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gan_core import metric_names as names
-from gan_core.cli import in_time
+from gan_core.live import in_time
 from gan_core.storage import project_root
 from gan_core.tracking.store import redact, sqlite_file
 from sweeps.comparison.compare import TRAINING, Comparison

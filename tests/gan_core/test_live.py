@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from gan_core import cli
-from gan_core.cli import LiveView, in_time
 from gan_core.events import Progress
+from gan_core.live import LiveView, in_time
 
 
 def plain():

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from gan_core import cli
+from gan_core import live
 from gan_core.events import Progress
 from gan_core.live import LiveView, in_time
 
@@ -22,7 +22,7 @@ def progress(run, epoch):
 
 def test_without_a_terminal_there_are_lines_now_and_then(monkeypatch):
     clock = iter(range(0, 1000, 10))  # ten seconds between two looks at the clock
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
     with LiveView({"sgd_z20_s0": 10, "sgd_z50_s0": 10}, plain()) as view:
         for epoch in range(1, 11):
             view.update(progress("sgd_z20_s0", epoch))
@@ -57,7 +57,7 @@ def test_in_a_terminal_there_is_a_row_for_every_running_run():
 
 def test_time_left_counts_epochs_since_the_first_and_no_runs_that_ended(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     view = LiveView({"a": 10, "b": 10}, plain())
     now[0] = 100.0  # start-up
     view.update(progress("a", 1))

@@ -13,11 +13,15 @@ from gan_core.events import Progress
 
 LATE = 20.0  # seconds that logging is behind before that is shown: writes are some apart anyway
 PLAIN_INTERVAL = 15.0  # seconds between two lines where the output is no terminal
+PLAIN_WIDTH = 160  # characters of a table's line there: rich takes a pipe for 80 wide, and cuts words off
 
 
 def plain_console() -> Console:
     """Standard output as it is: a name like [red] is shown, not obeyed; the terminal wraps long lines."""
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
 
 
 class LiveView:

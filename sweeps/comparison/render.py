@@ -23,7 +23,6 @@ from sweeps.comparison.statistics import LEVEL, MOST_SEEDS, POWER, Estimate
 from sweeps.comparison.verdict import give_verdict
 
 NONE = "–"
-PLAIN_WIDTH = 160  # characters of a line where the output is no terminal, whose width would be taken for 80
 MOST_ROWS = 24  # in the terminal
 COLUMNS = ("finished", "loss D", "loss G", "D(x)", "D(G(z))", "fd", "health", "time")
 
@@ -176,7 +175,7 @@ def print_summary(console: Console, comparison: Comparison, where: str, uri: str
         "artifacts": redact(comparison.record.artifact_uri.removeprefix("file://")),
     }  # fmt: skip
     console.print()
-    console.print(table, width=None if console.is_terminal else PLAIN_WIDTH)
+    console.print(table)
     console.print(render("summary.txt.j2", values), markup=False, highlight=False, soft_wrap=True)
 
 

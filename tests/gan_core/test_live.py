@@ -2,10 +2,11 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from gan_core import live
 from gan_core.events import Progress
-from gan_core.live import LiveView, in_time
+from gan_core.live import LiveView, in_time, plain_console
 
 
 def plain():
@@ -74,3 +75,11 @@ def test_time_left_counts_epochs_since_the_first_and_no_runs_that_ended(monkeypa
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (3900, "1 h 05 min")])
 def test_durations(seconds, words):
     assert in_time(seconds) == words
+
+
+def test_a_table_in_a_pipe_is_whole(capsys):
+    console = plain_console()
+    table = Table.grid()
+    table.add_row("x" * 70, "y" * 70)
+    console.print(table)
+    assert capsys.readouterr().out.splitlines() == ["x" * 70 + "y" * 70]

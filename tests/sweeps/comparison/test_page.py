@@ -258,7 +258,7 @@ def test_a_few_epochs_tell_the_course(kept, epochs):
 
 
 def summary(comparison, uri="http://somewhere:5000"):
-    console = Console(width=80, record=True, file=io.StringIO())  # what a pipe is taken for
+    console = Console(width=120, record=True, file=io.StringIO())
     print_summary(console, comparison, "http://somewhere:5000/#/view", uri)
     return console.export_text()
 

@@ -80,8 +80,9 @@ def test_a_run_is_what_its_status_says(client, experiment, plan, begun, status, 
 def test_more_epochs_continue_the_longest_and_replace_all_shorter(client, experiment, plan, begun):
     sweep, (first, _) = begun("FINISHED", "FINISHED", epochs=5)
     _, (second, _) = begun("KILLED", "KILLED", epochs=8, found=sweep)
+    _, (third, _) = begun("KILLED", "KILLED", epochs=3, found=sweep)
     step = sweep_state(client, experiment, plan(epochs=20)).steps[0]
-    assert (step.action, step.run_id, step.shorter) == ("extend", "", (first, second))
+    assert (step.action, step.run_id, step.shorter) == ("extend", "", (third, first, second))
 
 
 @pytest.mark.parametrize("status", ["SCHEDULED", "KILLED", "FAILED", "FINISHED"])
@@ -115,6 +116,12 @@ def test_a_sweep_of_another_version_is_refused_not_misread(client, experiment, p
     assert actions(client, experiment, plan(name="other")) == ["new", "new"]
 
 
+def test_a_sweep_whose_settings_are_not_known_is_taken_by_its_name(client, experiment, plan, begun):
+    sweep, _ = begun("FINISHED", "FINISHED")
+    client.delete_tag(sweep.info.run_id, "sweep.key")
+    assert actions(client, experiment, plan()) == ["skip", "skip"]
+
+
 def test_fewer_epochs_than_trained_are_finished(client, experiment, plan, begun):
     begun("FINISHED", "KILLED", epochs=20)
     assert actions(client, experiment, plan(epochs=5)) == ["skip", "new"]
@@ -125,7 +132,10 @@ def test_names_and_settings_tell_sweeps_apart(client, experiment, plan, begun):
     assert actions(client, experiment, plan(name="other")) == ["new", "new"]
     assert actions(client, experiment, plan(named=False)) == ["new", "new"]
     assert actions(client, experiment, plan(again=True)) == ["new", "new"]
-    with pytest.raises(UserError, match=r"there is a sweep 'small' with other settings .*choose another --name"):
+    with pytest.raises(
+        UserError,
+        match=r"there is a sweep 'small' with other settings .*: choose another --name, or start anew with --again$",
+    ):
         sweep_state(client, experiment, plan(hidden_dim=9))
     unnamed = plan(name="grid-20200101-000000", named=False)
     begun("FINISHED", "FAILED", plan=unnamed)

@@ -42,8 +42,9 @@ def test_the_parent_has_the_axes_and_what_all_runs_share(plan, begin, client, tm
     assert parse_sweep(Path(file).read_text()) == Grid(grid.axes, grid.axes_when, grid.fixed, (0, 3))
 
 
-def test_a_sweep_that_has_grown_says_what_is_so_now(plan, begin):
+def test_a_sweep_that_has_grown_says_what_is_so_now(plan, begin, client):
     first = begin(plan())
+    client.update_run(first.info.run_id, status="KILLED")
     grown = begin(plan(z_dims=(5, 7), epochs=9), first, "another lock")
     assert (grown.info.run_id, grown.info.status) == (first.info.run_id, "RUNNING")
     assert (grown.data.params["z_dim"], grown.data.params["epochs"]) == ("5", "5")

@@ -108,13 +108,6 @@ def test_any_field_is_an_axis(write, uri, axes):
     assert comparison.best.fd == pytest.approx((8 * 8.1) ** 0.5)
 
 
-def test_params_of_a_sweep_that_has_grown_are_the_present_ones(write, uri):
-    parent = write("grown", seeds=(0,))
-    client = MlflowClient(uri)
-    client.set_tag(parent, f"{names.SWEEP_NOW}seed", "0 1 2")
-    assert read_sweep(client, client.get_run(parent)).params["seed"] == "0 1 2"
-
-
 @pytest.mark.parametrize("form", [None, "1", "3"])
 def test_a_sweep_of_another_version_is_refused_in_one_line(write, uri, capsys, form):
     parent = write("old", seeds=(0,))

@@ -73,7 +73,10 @@ def sweep(client: MlflowClient, experiment: str, name: str, settings: int, seeds
     return parent, colours
 
 
-@pytest.fixture(scope="module", params=[(4, 1), (6, 2)], ids=["one seed", "two seeds"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((4, 1), id="one seed", marks=pytest.mark.slow), pytest.param((6, 2), id="two seeds")],
+)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Of 12 runs MLflow would by itself show 10."""
     folder = tmp_path_factory.mktemp("store")

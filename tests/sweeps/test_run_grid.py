@@ -31,6 +31,7 @@ def artifacts(uri, run_id, folder):
     return Path(MlflowClient(uri).download_artifacts(run_id, "", str(folder)))
 
 
+@pytest.mark.slow
 def test_a_two_by_two_grid_with_two_seeds(command, uri, rows, tmp_path):
     """Run from another folder, and counted row by row."""
     (tmp_path / "elsewhere").mkdir()

@@ -32,7 +32,10 @@ COLOURS = """() => {
   return shown;
 }"""
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium here")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium here"),
+    pytest.mark.xdist_group("browser"),  # so that each page is made once
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ HOSTILE = '<script>alert(1)</script> & "q" | [x](y) `z` ../../etc'
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
 FOUR = {("sgd", 20): 5.0, ("sgd", 50): 5.2, ("adam", 20): 25.0, ("adam", 50): 27.0}
 
+pytestmark = pytest.mark.xdist_group("page")  # so that each page is made once
+
 
 class Page(HTMLParser):
     """Every tag's attributes, the text, and whether tags are closed in order."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from gan_core.config import make_config
 from gan_core.data import ImageSet, default_data_dir, load_images
 from gan_core.evaluation import scores
-from gan_core.evaluation.classifier import Classifier
+from gan_core.evaluation.classifier import Classifier, one_thread
 from gan_core.evaluation.train_classifier import classifier_for
 from gan_core.events import Baselines
 from gan_core.networks import Generator, build_models
@@ -68,8 +68,9 @@ def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
         return compute_reference(data, classifier)
 
 
+@one_thread()
 def compute_reference(data: ImageSet, classifier: Classifier) -> Reference:
-    """The reference of an image set by a classifier, computed now."""
+    """The reference of an image set by a classifier, computed now; on one machine always the same bits."""
     test = data.splits["test"].images
     real = scores.measure_real(classifier, test)
     real_scores = scores.score_images(real_baseline_images(data, len(test)), classifier, real).scores

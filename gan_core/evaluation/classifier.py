@@ -7,6 +7,8 @@ only be compared with other distances on the features of the same classifier.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,17 @@ class Classifier(nn.Module):
         """images: N×1×28×28 float32 in [-1, 1] → features N×64, 0 or more, and logits N×10."""
         features = self.penultimate(self.body(images)).relu()
         return features, self.head(features)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: more would add up in another order, and the last bits would depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

@@ -18,7 +18,14 @@ from torch.nn.functional import cross_entropy, pad
 from gan_core.data import DATASETS, ImageSet, LabelledImages, digest, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
-from gan_core.evaluation.classifier import Classifier, accuracy, extract_features, load_classifier, save_classifier
+from gan_core.evaluation.classifier import (
+    Classifier,
+    accuracy,
+    extract_features,
+    load_classifier,
+    one_thread,
+    save_classifier,
+)
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream, stream_seed
 from gan_core.storage import expanded, made_once
@@ -95,15 +102,11 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
             f"a classifier needs at least {RECIPE.batch_size} training images, {data.name} has {len(train.images)}"
         )
     epochs = max(RECIPE.epochs, -(-RECIPE.least_steps // steps_per_epoch))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         started = time.perf_counter()
         classifier = _train(train, epochs, seed)
         seconds = time.perf_counter() - started
         right = accuracy(classifier, test)
-    finally:
-        torch.set_num_threads(threads)
     classifier.record = {
         "dataset": data.name,
         "command": f"python -m gan_core.evaluation.train_classifier --dataset {data.name} --seed {seed}",

@@ -88,3 +88,15 @@ def test_the_real_baselines_images_are_training_images_without_repeats():
         .sort(0)
         .values.equal(data.splits["train"].images.flatten(1).sort(0).values)
     )
+
+
+def test_its_bits_do_not_depend_on_the_threads_of_who_computes_it(tmp_path: Path):
+    torch.set_num_threads(1)
+    one = load_reference("digits", tmp_path / "one")
+    torch.set_num_threads(3)
+    three = load_reference("digits", tmp_path / "three")
+    assert torch.get_num_threads() == 3
+    assert one.baselines == three.baselines
+    for ours, theirs in zip(one.real, three.real, strict=True):
+        parts = ours if isinstance(ours, tuple) else (ours,), theirs if isinstance(theirs, tuple) else (theirs,)
+        assert all(torch.equal(a, b) for a, b in zip(*parts, strict=True))

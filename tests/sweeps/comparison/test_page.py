@@ -277,7 +277,6 @@ def test_the_terminal_shows_the_numbers_of_the_page(made_up, files):
         r"sgd_z20 +2/2 +1\.00 +2\.00 +0\.600 +0\.400 +4\.00 +(?:mode-collapsed 1, ok 1|ok 1, mode-collapsed 1) +40 s",
         said,
     )
-    assert re.search(r"sgd_z50 +1/2 .* 30\.0 +ok 1", said)
     assert "4.00" in text_of(files(runs))
     assert "means over seeds, of fd the geometric one." in said
     assert "No verdict: no other setting shares two seeds with sgd_z20." in said

@@ -16,7 +16,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,6 +55,11 @@ class ImageSet:
     digest: str  # of their pixels
     source: str  # where they were found
     splits: Mapping[str, LabelledImages] = field(default_factory=dict)  # "train" and "test"
+
+    def without_pixels(self) -> "ImageSet":
+        """What a worker must know of the set beside its pixels, in a few bytes."""
+        # A slice of no images would bring along the memory of all of them.
+        return replace(self, images=self.images.new_empty(0), splits={})
 
 
 def load_images(name: str, data_dir: Path | None = None) -> ImageSet:

@@ -102,7 +102,7 @@ def _train_what_is_left(
         run_ids |= _begin_runs(plan, client, parent, state)
         trials = [Trial(step.run.name, dataclasses.asdict(step.run.config), run_ids[step.run.name]) for step in to_do]
         common = Common(
-            images={name: dataclasses.replace(data, images=data.images[:0]) for name, data in prepared.images.items()},
+            images={name: data.without_pixels() for name, data in prepared.images.items()},
             references=prepared.references,
             options=plan.options,
             checkpoint_dir=str(plan.checkpoint_dir),

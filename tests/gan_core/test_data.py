@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import json
+import pickle
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -285,3 +286,9 @@ def test_the_environment_names_the_folder(tmp_path, monkeypatch):
     assert DATASETS["mnist"].where() == f"to be fetched into {tmp_path / 'elsewhere' / 'MNIST' / 'raw'}"
     assert DATASETS["digits"].where() == "comes with scikit-learn"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_set_without_its_pixels_is_a_few_bytes(digits):
+    label = digits.without_pixels()
+    assert len(pickle.dumps(label)) < 1000 < digits.images.numel()
+    assert (label.name, label.digest, label.source) == (digits.name, digits.digest, digits.source)

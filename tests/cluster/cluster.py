@@ -192,7 +192,8 @@ def start_ray(name: str, **more: str) -> None:
 
 def wait_for_nodes(count: int) -> None:
     """Until Ray knows of so many machines: it takes some seconds to notice that one is gone."""
-    ask = "import ray; ray.init('auto', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+    # By its address: "auto" might find the Ray of another test, on this machine itself.
+    ask = f"import ray; ray.init('{RAY}', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
     end = time.monotonic() + 120
     while (said := run_on("head", sys.executable, "-c", ask).stdout.split()[-1:]) != [str(count)]:
         if time.monotonic() > end:

@@ -123,6 +123,7 @@ from gan_core.data import load_images
 from gan_core.events import EpochEnd
 from mlflow.entities import Metric
 from gan_core.tracking.tracker import MlflowTracker
+from mlflow import MlflowClient
 from gan_core.tracking.store import create_run
 config, data = RunConfig(dataset="digits"), load_images("digits")
 one = np.full(4, 0.5, np.float32)

@@ -101,21 +101,12 @@ def _train_what_is_left(
     try:
         run_ids |= _begin_runs(plan, client, parent, state)
         trials = [Trial(step.run.name, dataclasses.asdict(step.run.config), run_ids[step.run.name]) for step in to_do]
-        common = Common(
-            images={name: data.without_pixels() for name, data in prepared.images.items()},
-            references=prepared.references,
-            options=plan.options,
-            checkpoint_dir=str(plan.checkpoint_dir),
-            stop_file=str(stop_file(plan)),
-            tracking_uri=plan.tracking_uri,
-            needs=needs,
-        )
         # Ray keeps the arrays in shared memory, where every worker of a machine reads them in place.
         pixels = {name: data.images.numpy() for name, data in prepared.images.items()}
         lengths = {step.run.name: step.run.config.epochs for step in to_do}
         with LiveView(lengths, console) as view, stopping(plan, [trial.run_id for trial in trials]):
             listener = Listener(view)
-            train_all(plan, trials, pixels, common, listener)
+            train_all(plan, trials, pixels, _common(plan, prepared, needs), listener)
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -131,6 +122,18 @@ def _train_what_is_left(
                     raise
                 _print(console, "incomplete", plan, error)
     return parent, {statuses[run_ids[step.run.name]] for step in state.steps} == {"FINISHED"}
+
+
+def _common(plan: Plan, prepared: Prepared, needs: Needs | None) -> Common:
+    return Common(
+        images={name: data.without_pixels() for name, data in prepared.images.items()},
+        references=prepared.references,
+        options=plan.options,
+        checkpoint_dir=str(plan.checkpoint_dir),
+        stop_file=str(stop_file(plan)),
+        tracking_uri=plan.tracking_uri,
+        needs=needs,
+    )
 
 
 def _replaced(state: SweepState, run_ids: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ import pandas as pd
 from gan_core import metric_names as names
 from gan_core.metric_names import SCORE_RANGES, SCORES
 from sweeps.comparison.records import RunRecord, SweepRecord
-from sweeps.comparison.statistics import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, test
+from sweeps.comparison.statistics import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, t_test
 
 TRAINING = (names.LOSS_D, names.LOSS_G, names.SCORE_REAL, names.SCORE_FAKE)
 
@@ -195,7 +195,7 @@ def _estimate(score: str, values: Sequence[float]) -> Estimate:
 
 def _contrasts(first: Setting, others: Sequence[Setting]) -> list[Contrast]:
     """Each other setting against the first: paired t-tests of log fd, corrected for their number."""
-    tests = [test(np.log(other.by_seed(names.FD) / first.by_seed(names.FD))) for other in others]
+    tests = [t_test(np.log(other.by_seed(names.FD) / first.by_seed(names.FD))) for other in others]
     level = LEVEL / max(1, sum(each.estimate.n > 1 for each in tests))
     corrected = holm([each.p for each in tests])
     return [

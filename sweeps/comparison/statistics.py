@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
-class Test(NamedTuple):
+class TTest(NamedTuple):
     """A mean over seeds with its interval, and the two-sided p-value of a mean of 0."""
 
     estimate: Estimate
@@ -43,26 +43,26 @@ class Test(NamedTuple):
     effect: float  # |mean| / standard deviation (Cohen's d_z); nan with fewer than two seeds
 
 
-def test(per_seed: ArrayLike) -> Test:
+def t_test(per_seed: ArrayLike) -> TTest:
     """Student's one-sample t interval and test of the finite values; paired if these are differences."""
     values = np.asarray(per_seed, dtype=np.float64)
     values = values[np.isfinite(values)]
     n = len(values)
     if n < 2:
-        return Test(NOTHING._replace(mean=float(values[0]), n=1) if n else NOTHING, math.nan, math.nan)
+        return TTest(NOTHING._replace(mean=float(values[0]), n=1) if n else NOTHING, math.nan, math.nan)
     mean = float(values.mean())
     if np.ptp(values) <= 1e-12 * abs(mean):  # the same in each seed: SciPy would divide by 0
-        return Test(Estimate(mean, mean, mean, n), float(mean == 0), math.inf if mean else 0.0)
+        return TTest(Estimate(mean, mean, mean, n), float(mean == 0), math.inf if mean else 0.0)
     from scipy import stats
 
     found = stats.ttest_1samp(values, 0)
     low, high = map(float, found.confidence_interval(1 - LEVEL))
-    return Test(Estimate(mean, low, high, n), float(found.pvalue), float(abs(found.statistic)) / math.sqrt(n))
+    return TTest(Estimate(mean, low, high, n), float(found.pvalue), float(abs(found.statistic)) / math.sqrt(n))
 
 
 def interval(per_seed: ArrayLike) -> Estimate:
     """The mean, with its t interval."""
-    return test(per_seed).estimate
+    return t_test(per_seed).estimate
 
 
 def geometric_interval(per_seed: ArrayLike) -> Estimate:

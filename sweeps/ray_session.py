@@ -35,6 +35,9 @@ def set_ray_environment(address: str | None) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # Workers import what a run needs while the driver is still busy.
         os.environ[PRELOAD] = "sweeps.worker"
+        # Where other work keeps the machine busy, Ray's own processes get more time before they are taken for dead.
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+        os.environ.setdefault("RAY_health_check_failure_threshold", "60")
     elif _token_file().is_file():
         # A cluster that one starts asks for the token, and a client sends it only if it is told to.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -50,7 +53,7 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
     """Ray, quietly: started on this machine with a slot for each worker, or the cluster at `address` joined.
 
     What was started is ended with all its workers, however the block is left. `set_ray_environment` comes
-    first. Raises UserError if the cluster does not let us in.
+    first. Raises UserError if Ray does not start, or the cluster does not let us in.
     """
     import ray
 
@@ -59,8 +62,7 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
     scratch = Path(tempfile.mkdtemp(prefix="gan-ray-", dir="/tmp"))
     try:
         if address is None:
-            # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
-            ray.init("local", num_cpus=workers, include_dashboard=False, _temp_dir=str(scratch), **quiet)
+            _start(num_cpus=workers, _temp_dir=str(scratch), **quiet)
         else:
             join(address, **quiet)
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one that aborts the process
@@ -80,6 +82,20 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _start(**options: Any) -> None:
+    """Start Ray on this machine. Raises UserError if it does not start."""
+    import ray
+
+    try:
+        # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
+        ray.init("local", include_dashboard=False, **options)
+    except Exception as error:  # Ray raises a plain Exception where its processes are not up within 30 seconds
+        reason = last_line(error).rstrip(".")
+        raise UserError(
+            f"Ray did not start: {reason}. The machine may be too busy: end what else runs, and try again"
+        ) from error
 
 
 def join(address: str, **quiet: Any) -> None:

@@ -322,3 +322,12 @@ def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(comman
     assert len(done.stderr.splitlines()) == 1
     assert "cannot use the data folder" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_ray_that_does_not_start_is_one_line(command, tmp_path):
+    too_little = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "1000"}  # Ray refuses to start with that
+    words = ("--dataset", "digits", "--epochs", 1, "--tracking-uri", tmp_path / "new.db")
+    done = command(RUN_GRID, *words, **too_little)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Ray did not start: Attempting to cap object store memory" in done.stderr

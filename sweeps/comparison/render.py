@@ -152,7 +152,7 @@ class _Markdown(MarkdownConverter):
 def print_summary(console: Console, comparison: Comparison, where: str, uri: str) -> None:
     """A row per setting, the best first; then the answer, and where to look further.
 
-    where: the address of the sweep in MLflow's UI. uri: the store's.
+    console: as of `plain_console`. where: the address of the sweep in MLflow's UI. uri: the store's.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("setting", no_wrap=True)
@@ -176,7 +176,7 @@ def print_summary(console: Console, comparison: Comparison, where: str, uri: str
     }  # fmt: skip
     console.print()
     console.print(table)
-    console.print(render("summary.txt.j2", values), markup=False, highlight=False, soft_wrap=True)
+    console.print(render("summary.txt.j2", values))
 
 
 def ui_command(uri: str) -> str:

@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from gan_core import metric_names as names
 from gan_core.data import ImageSet
+from gan_core.live import plain_console
 from gan_core.run import Job, run
 from gan_core.tracking.tracker import MlflowTracker
 from sweeps.comparison import compare, print_summary, read_sweep, report_files, write_overview
@@ -73,9 +73,10 @@ def test_what_was_logged_is_what_is_shown(client, sweep, trained, uri, tmp_path)
     files = report_files(client, comparison)
     assert len([name for name in files if name.startswith("sheets/")]) == 8
     assert files["sweep.toml"].decode().startswith("#") or "optimizer" in files["sweep.toml"].decode()
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = plain_console()
+    console.file = io.StringIO()
     print_summary(console, comparison, "http://127.0.0.1:5000/#/here", uri)
-    said = console.export_text()
+    said = console.file.getvalue()
     for setting in comparison.settings:
         assert f"{setting.fd:.3g}"[:3] in said
     assert "one seed cannot tell" in said or "no run made usable images" in said

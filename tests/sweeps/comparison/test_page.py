@@ -5,10 +5,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from rich.console import Console
 
+from gan_core.live import plain_console
+from gan_core.storage import project_root
 from sweeps.comparison import compare, print_summary, report_files
 from sweeps.comparison.page import safe_name, telling_epochs
+from sweeps.comparison.render import ui_command
 
 HOSTILE = '<script>alert(1)</script> & "q" | [x](y) `z` ../../etc'
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
@@ -259,10 +261,11 @@ def test_a_few_epochs_tell_the_course(kept, epochs):
     assert telling_epochs(kept) == epochs
 
 
-def summary(comparison, uri="http://somewhere:5000"):
-    console = Console(width=120, record=True, file=io.StringIO())
+def summary(comparison, uri="http://somewhere:5000", width=120):
+    console = plain_console()
+    console.width, console.file = width, io.StringIO()
     print_summary(console, comparison, "http://somewhere:5000/#/view", uri)
-    return console.export_text()
+    return console.file.getvalue()
 
 
 def test_the_terminal_shows_the_numbers_of_the_page(made_up, files):
@@ -282,6 +285,35 @@ def test_the_terminal_shows_the_numbers_of_the_page(made_up, files):
     assert "No verdict: no other setting shares two seeds with sgd_z20." in said
     assert "Pictures: /nowhere/contact_sheet.png and losses.png" in said
     assert "Compare:  on the tracking server\n          then open http://somewhere:5000/#/view" in said
+
+
+def test_the_terminal_table_to_the_letter(made_up):
+    runs = [made_up.run(0, 3.0, z_dim=20), made_up.run(0, 41.0, z_dim=50)]
+    runs[0], runs[1] = replace(runs[0], health="mode-collapsed"), replace(runs[1], health="")
+    comparison = compare(replace(made_up.sweep(runs), artifact_uri="file:///there/[red]"))
+    said = summary(comparison)
+    assert [line.rstrip() for line in said.splitlines()[1:4]] == [
+        "setting  finished  loss D  loss G   D(x)  D(G(z))    fd            health  time",
+        "sgd_z20       1/1    1.00    2.00  0.600    0.400  3.00  mode-collapsed 1  40 s",
+        "sgd_z50       1/1    1.00    2.00  0.600    0.400  41.0     not checked 1  40 s",
+    ]
+    assert "Pictures: /there/[red]/contact_sheet.png and losses.png" in said
+    # Where the terminal is narrow, the words of health give way, and no number does.
+    narrow = summary(comparison, width=76)
+    assert "sgd_z20       1/1    1.00    2.00  0.600    0.400  3.00" in narrow
+    assert "mode-collapsed 1" not in narrow
+    assert narrow.count("40 s") == 2
+    assert max(map(len, narrow.splitlines())) > 76  # sentences are left to the terminal
+
+
+def test_where_the_ui_is_started(monkeypatch, tmp_path, uri):
+    monkeypatch.chdir(tmp_path)
+    own = f"sqlite:///{project_root() / 'mlflow.db'}"
+    assert ui_command("https://there:5000") == ""
+    assert ui_command(uri) == f"mlflow ui --backend-store-uri {uri}"
+    assert ui_command(own) == f"cd {project_root()} && mlflow ui"
+    monkeypatch.chdir(project_root())
+    assert ui_command(own) == "mlflow ui"
 
 
 def test_the_terminal_of_a_sweep_with_many_settings_or_none(made_up, uri):

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 
 from gan_core import metric_names as names
 from gan_core.config import RunConfig
+from gan_core.errors import UserError
 from gan_core.tracking.store import create_run
 from sweeps.comparison.records import HISTORIES, Classifier, _ask_database, _ask_server, find_sweep, read_sweep
 
@@ -134,3 +135,10 @@ def test_the_latest_of_a_name_is_found(client, write):
     assert (parent.info.run_id, namesakes) == (second, 1)
     parent, namesakes = find_sweep(client, "gan-grid", first)
     assert (parent.info.run_id, namesakes) == (first, 1)
+
+
+def test_a_deleted_experiment_is_none(client, write):
+    write()
+    client.delete_experiment(client.get_experiment_by_name("gan-grid").experiment_id)
+    with pytest.raises(UserError, match="there is no experiment 'gan-grid' in this store"):
+        find_sweep(client, "gan-grid")

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ import pytest
 from gan_core.live import plain_console
 from gan_core.storage import project_root
 from sweeps.comparison import compare, print_summary, report_files
+from sweeps.comparison.compare import TRAINING
 from sweeps.comparison.page import safe_name, telling_epochs
 from sweeps.comparison.render import ui_command
 
@@ -231,6 +233,37 @@ def test_other_axes_and_their_values_at_their_best(files, made_up):
     assert "a value with more settings to choose from is flattered more" in best
     assert "sgd has 3, rmsprop has 2" in best
     assert "The practical" not in text
+
+
+def test_the_csv_files_have_the_comparison(files, made_up):
+    runs = [
+        made_up.run(seed, fd, z_dim=z)
+        for z, fds in ((20, (2.0, 8.0)), (50, (6.0, 40.0)))
+        for seed, fd in enumerate(fds)
+    ]
+    runs.append(replace(made_up.run(0, 1.0, z_dim=100), status="KILLED"))
+    made = files(runs)
+    comparison = compare(made_up.sweep(runs))
+    head, best, next_one, unscored = csv.reader(io.StringIO(made["settings.csv"].decode()))
+    scores = [f"{name} {what}" for name in (*TRAINING, *comparison.scores) for what in ("mean", "low", "high")]
+    assert head == [
+        "setting", "optimizer", "z_dim", "runs_finished", "runs_planned", *scores, "fd ratio to best", "ratio low",
+        "ratio high", "p", "p Holm", "health", "seconds", "images_per_second",
+    ]  # fmt: skip
+    (contrast,) = comparison.contrasts
+    ratio = contrast.ratio
+    at = head.index("fd ratio to best")
+    expected = [ratio.mean, ratio.low, ratio.high, contrast.p, contrast.p_corrected]
+    assert list(map(float, next_one[at : at + 5])) == pytest.approx(expected)
+    assert ratio.mean == pytest.approx(math.sqrt(3 * 5))
+    assert best[at : at + 5] == unscored[at : at + 5] == [""] * 5
+    fd = head.index("quality/fd mean")
+    assert unscored[fd : fd + 3] == [""] * 3
+    head, *_ = csv.reader(io.StringIO(made["runs.csv"].decode()))
+    assert head == [
+        "run", "run_id", "setting", *runs[0].fields, "seed", "status", "failure", "health", "health_reason",
+        "epochs_trained", *TRAINING, *comparison.scores, "seconds", "images_per_second",
+    ]  # fmt: skip
 
 
 def test_a_hundred_settings_stay_readable(files, made_up):

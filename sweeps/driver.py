@@ -160,7 +160,10 @@ def _show(console: Console, plan: Plan, client: MlflowClient, parent: Run) -> No
     experiment_id, parent_id = parent.info.experiment_id, parent.info.run_id
     last_sheet = min(run.config.epochs for run in plan.runs)
     write_view(client, experiment_id, parent_id, len(plan.grid.seeds) > 1, last_sheet)
-    from sweeps.comparison import compare, print_summary, read_sweep, write_overview  # not before training
+    from sweeps.comparison.compare import compare  # not before training
+    from sweeps.comparison.page import write_overview
+    from sweeps.comparison.records import read_sweep
+    from sweeps.comparison.render import print_summary
 
     comparison = compare(read_sweep(client, client.get_run(parent_id)))
     write_overview(client, comparison)

@@ -13,7 +13,7 @@ from gan_core.tracking.store import brief, redact, resolve_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from sweeps.comparison import Comparison
+    from sweeps.comparison.compare import Comparison
 
 PROGRAM = "report.py"
 
@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     uri = resolve_uri(args.tracking_uri)
     _require_store(uri)
-    from sweeps.comparison import PAGE, compare, find_sweep, read_sweep, render, report_files
+    from sweeps.comparison.compare import compare
+    from sweeps.comparison.page import PAGE, report_files
+    from sweeps.comparison.records import find_sweep, read_sweep
+    from sweeps.comparison.render import render
 
     try:
         client = MlflowClient(uri)
@@ -72,7 +75,7 @@ def publish_report(client: "MlflowClient", uri: str, comparison: "Comparison") -
     Raises UserError, MlflowException or OSError.
     """
     from gan_core.metric_names import REPORT
-    from sweeps.comparison import PAGE, report_files
+    from sweeps.comparison.page import PAGE, report_files
 
     files = report_files(client, comparison)
     folder = report_folder(uri, comparison.record.name)

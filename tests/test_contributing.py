@@ -16,8 +16,9 @@ from gan_core.architectures import NETWORKS
 from gan_core.data import DATASETS
 from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
-from sweeps.comparison import SweepRecord, compare, report_files
-from sweeps.comparison.records import RunRecord
+from sweeps.comparison.compare import compare
+from sweeps.comparison.page import report_files
+from sweeps.comparison.records import RunRecord, SweepRecord
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()

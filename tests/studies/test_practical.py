@@ -7,8 +7,8 @@ import re
 import pytest
 
 from studies.practical import BEYOND_STRONG, Claims, decide, is_its_grid, outcome_of, section
-from sweeps.comparison import compare, report_files
-from sweeps.comparison.page import Artifacts
+from sweeps.comparison.compare import compare
+from sweeps.comparison.page import Artifacts, report_files
 from sweeps.comparison.statistics import Estimate
 
 SGD_WINS, CURVES, CLEAREST, FLAT, SENSIBLE, TELLS = range(6)

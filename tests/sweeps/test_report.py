@@ -11,7 +11,10 @@ from gan_core.data import ImageSet
 from gan_core.live import plain_console
 from gan_core.run import Job, run
 from gan_core.tracking.tracker import MlflowTracker
-from sweeps.comparison import compare, print_summary, read_sweep, report_files, write_overview
+from sweeps.comparison.compare import compare
+from sweeps.comparison.page import report_files, write_overview
+from sweeps.comparison.records import read_sweep
+from sweeps.comparison.render import print_summary
 from sweeps.runs import add_child, begin_sweep, colours, settle
 
 SETTINGS = ["sgd_z5", "sgd_z7", "adam_z5", "adam_z7"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gan_core.metric_names import sheet_name
-from sweeps.comparison import compare, report_files
+from sweeps.comparison.compare import compare
+from sweeps.comparison.page import report_files
 from sweeps.report import write_files
 
 CHROMIUM = Path("/usr/bin/chromium")

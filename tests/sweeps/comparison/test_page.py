@@ -9,10 +9,9 @@ import pytest
 
 from gan_core.live import plain_console
 from gan_core.storage import project_root
-from sweeps.comparison import compare, print_summary, report_files
-from sweeps.comparison.compare import TRAINING
-from sweeps.comparison.page import safe_name, telling_epochs
-from sweeps.comparison.render import ui_command
+from sweeps.comparison.compare import TRAINING, compare
+from sweeps.comparison.page import report_files, safe_name, telling_epochs
+from sweeps.comparison.render import print_summary, ui_command
 
 HOSTILE = '<script>alert(1)</script> & "q" | [x](y) `z` ../../etc'
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}

@@ -13,7 +13,9 @@ from PIL import Image
 from gan_core import metric_names as names
 from gan_core.cli import exit_code
 from gan_core.tracking.store import prepare_store
-from sweeps.comparison import compare, find_sweep, read_sweep, write_overview
+from sweeps.comparison.compare import compare
+from sweeps.comparison.page import write_overview
+from sweeps.comparison.records import find_sweep, read_sweep
 from sweeps.report import main, publish_report
 
 SCRIPT = Path(__file__).parents[3] / "sweeps" / "report.py"

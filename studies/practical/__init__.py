@@ -1,7 +1,7 @@
 """The practical that this project grew out of: its two experiments and its claims, on the runs of a sweep.
 
-A part of a claim names the values that a number may have if the claim is true. It holds if the number's whole
-95 % interval over seeds lies among them, does not hold if it lies outside, and is not decided otherwise.
+Each part of a claim says in which range a number lies. It holds if the number's whole 95 % interval over seeds
+lies in the range, does not hold if it lies outside, and is not decided otherwise.
 """
 
 import math

@@ -133,7 +133,7 @@ def test_equal_settings_need_more_seeds_than_is_worth_it(say, made_up):
 
 def test_at_most_four_of_the_tied_are_said_with_their_seeds(say, made_up):
     _, said = say(made_up.settings({("sgd", z): 5.0 + z / 1000 for z in range(20, 27)}, spread=0.3))
-    seeds = said[said.index("Seeds needed") :].split(".")[0]
+    seeds = said[said.index("so many seeds would tell it") :].split(".")[0]
     assert len(re.findall(r"sgd_z\d+ (?:about|more than)", seeds)) == 4
     assert seeds.endswith("for 2 more see the table")
 
@@ -142,7 +142,8 @@ def test_the_words_of_a_tie(say, made_up):
     headline, said = say(made_up.settings({**FOUR, ("sgd", 50): 5.1}, spread=0.1))
     assert re.fullmatch(r"sgd_z\d+ leads, but 5 seeds cannot tell it from sgd_z\d+: either may be the best\.", headline)
     assert "The seeds cannot tell the two apart." in said
-    assert re.search(r"80 % power at 5 %, shared among the comparisons\): sgd_z\d+ (about \d+|more than 1,000)", said)
+    assert re.search(r"would tell it from a tied setting: sgd_z\d+ (about \d+|more than 1,000)", said)
+    assert "(Paired t-test with 80 % power at 5 %, shared among the comparisons.)" in said
     assert "The seeds do tell it from adam_z20 and adam_z50." in said
     headline, _ = say(made_up.settings({("sgd", z): 5.0 + z / 1000 for z in (20, 21, 22)}, spread=0.3))
     assert headline.endswith("any of these may be the best.")
@@ -188,7 +189,7 @@ def test_the_words_of_the_cautions(say, made_up):
     runs[6] = replace(runs[6], status="KILLED")
     runs[10:15] = [replace(run, health="mode-collapsed") for run in runs[10:15]]
     _, said = say(runs, absent=[("sgd_z90_s0", "sgd_z90", "FAILED", "its worker died")])
-    assert "The best setting by Fréchet distance, sgd_z20, has runs that are not sound." in said
+    assert "The best setting by Fréchet distance, sgd_z20, has runs whose health is not ok." in said
     assert "Failed, so not counted: sgd_z20_s0 and sgd_z90_s0 (2 runs)." in said
     assert "Interrupted, so not counted: sgd_z50_s1 (1 run)." in said
     assert "Some runs of sgd_z20 failed. The scores are those of the other runs, which flatters it." in said

@@ -175,13 +175,13 @@ def _parser() -> OneLineParser:
     )  # fmt: skip
     settings.add_argument(
         "--axis", action="append", metavar="FIELD=VALUE,VALUE",
-        help="axis: any field of a run but seed and device, again and again; then only what is given varies",
+        help="axis: any field of a run but seed and device; can be given several times, and then nothing else varies",
     )  # fmt: skip
     settings.add_argument(
         "--sweep", type=Path, metavar="FILE.toml", help="a sweep written down: its axes and fixed fields"
     )
     settings.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help="each setting has a run for each (default: 0)"
+        "--seeds", nargs="+", type=int, metavar="SEED", help="each setting is trained once per seed (default: 0)"
     )
     runs = parser.add_argument_group("each run", "The same for all runs, unless the field is an axis.")
     without: Any = {*AXIS_FLAGS.values(), RATE, "seed"}
@@ -190,7 +190,7 @@ def _parser() -> OneLineParser:
     record = parser.add_argument_group("the record")
     record.add_argument(
         "--name", metavar="NAME",
-        help="name of the sweep, which goes on if there is one (default: the unnamed one of these settings)",
+        help="the sweep's name; a sweep of that name is resumed (default: none; one of the same settings is)",
     )  # fmt: skip
     add_store(record)
     record.add_argument(

@@ -42,7 +42,7 @@ def start(rounds: int, workers: int) -> None:
 
 
 def _seconds_to_first_step(store: Path, workers: int) -> float:
-    words = [sys.executable, ROOT / "sweeps" / "run_grid.py", "--epochs", "1", "--optimizers", "sgd"]
+    words = [sys.executable, ROOT / "sweeps" / "run_grid.py", "--epochs", "1", "--optimizers", "sgd", "--seeds", "0"]
     words += ["--workers", str(workers), "--tracking-uri", f"sqlite:///{store}", "--again"]
     began = time.time()
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)

@@ -35,6 +35,7 @@ class LiveView:
         self._ended: set[str] = set()
         self._first: float | None = None  # when the first epoch ended: start-up is not speed
         self._trained = 0  # epochs since then
+        self._to_come: float | None = None  # epochs of runs that are likely to follow; None: all runs are known
         self._said = self._started = time.monotonic()
         self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2, transient=True)
 
@@ -63,6 +64,22 @@ class LiveView:
             runs = [" ".join([name, *_figures(last)]) for name, last in self._running.items()]
             self._say(" · ".join([self._summary(), *runs]))
 
+    def expect(self, run: str, epochs: int) -> None:
+        """A run is about to be trained to this epoch."""
+        self._left[run] = epochs  # once it trains, it says how many of these are behind it
+        self._ended.discard(run)
+        self._to_come = max((self._to_come or 0) - epochs, 0)
+
+    def foresee(self, epochs: float) -> None:
+        """So many epochs are likely to be left, of runs that are known and of others."""
+        self._to_come = max(epochs - sum(self._left.values()), 0)
+
+    def pause(self, run: str) -> None:
+        """A run has been trained as far as it was asked for, for now."""
+        self._running.pop(run, None)
+        self._left[run] = 0
+        self._ended.add(run)
+
     def end(self, run: str, status: str, reason: str = "", health: str = "") -> None:
         """A run has ended."""
         last = self._running.pop(run, None)
@@ -76,6 +93,11 @@ class LiveView:
         """Something that a person should know of a run."""
         self._say(f"{run}: {text}")
 
+    def note(self, text: str) -> None:
+        """Something that a person should know of all of them; a line or several."""
+        for line in text.splitlines():
+            self._say(line)
+
     def should_stop(self) -> bool:
         """Never: Ctrl-C comes as an exception."""
         return False
@@ -85,10 +107,11 @@ class LiveView:
         self.console.print(Text(f"{time.strftime('%H:%M:%S')}  {line}"))
 
     def _summary(self) -> str:
-        done = f"{len(self._ended)}/{len(self._left)} runs done"
+        of = f"/{len(self._left)}" if self._to_come is None else ""
+        done = f"{len(self._ended)}{of} runs done"
         if self._first is None or not self._trained:
             return done
-        left = sum(self._left.values()) * (time.monotonic() - self._first) / self._trained
+        left = (sum(self._left.values()) + (self._to_come or 0)) * (time.monotonic() - self._first) / self._trained
         return f"{done}, {in_time(left)} left"
 
     def _table(self) -> Group:

@@ -59,9 +59,22 @@ SWEEP_UNNAMED = "sweep.unnamed"
 SWEEP_AXES = "sweep.axes"  # the fields that vary, in the order of the names, by a space; without the seed
 SWEEP_NOW = "now."  # before the name of a parent's param: its value since the sweep has grown
 SETTING = "sweep.setting"  # the name of the run's setting
+
+# Tags of a race: what it has found, on the parent; and on a run that was not trained to its end, why.
+ANSWER = "answer"  # best, equal or open
+ANSWER_SETTINGS = "answer.settings"  # their names, by a space
+ANSWER_CONFIDENCE = "answer.confidence"
+ANSWER_MARGIN = "answer.margin"
+ANSWER_MAX_SEEDS = "answer.max_seeds"  # that a setting may have
+ANSWER_LEADS = "answer.leads"  # the setting of least distance so far
+ANSWER_CHECK = "answer.check"  # by fresh seeds: the chosen setting, its distance and the interval of that
+DROPPED = "dropped"
 FORMAT_VERSION = "2"
 
 # Metrics of a sweep's parent run: the prefix and the setting's name; step = epoch.
+RACE_LEFT = "race/settings_left"  # step: the number of batches of runs that were asked for
+RACE_EPOCHS = "race/epochs"  # asked for so far
+RACE_LIKELY_LEFT = "race/runs_likely_left"  # in whole runs
 SETTING_FD = "fd/"  # geometric mean of FD over the setting's finished runs
 
 # Artifacts of a run.

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,13 @@ class Job:
     reference: Reference
     options: RunOptions
     checkpoints: CheckpointFolder | None = None
+    until: int | None = None  # the epoch after which it pauses, with its checkpoint kept; None: it goes to its end
+    rungs: Collection[int] = ()  # epochs after which it is evaluated, beside those of its options
+
+    @property
+    def goal(self) -> int:
+        """The last epoch that is trained now."""
+        return min(self.until or self.config.epochs, self.config.epochs)
 
 
 class Tracker(Protocol):
@@ -65,10 +72,11 @@ class Observer(Protocol):
 class Outcome(NamedTuple):
     """How a run ended, why if it failed, and its health where that was found out.
 
-    UNLOGGED: trained to its end, or to its failure, but the store did not take all of its record.
+    PAUSED: trained as far as it was asked for, and it can go on. UNLOGGED: trained to its end, or to its failure,
+    but the store did not take all of its record.
     """
 
-    status: Literal["FINISHED", "FAILED", "KILLED", "UNLOGGED"]
+    status: Literal["FINISHED", "PAUSED", "FAILED", "KILLED", "UNLOGGED"]
     reason: str = ""
     health: str = ""
 
@@ -85,8 +93,9 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     try:
         last = job.checkpoints.load(partial(observer.say, job.name)) if job.checkpoints else None
         resumed = last.state.epoch if last else 0
-        if last:
+        if resumed and job.until is None:  # a race pauses and resumes its runs all the time
             observer.say(job.name, f"goes on after epoch {resumed}")
+        if last:
             snapshots.resume(last)
             for entry in last.events:
                 tracker.log(*entry)
@@ -118,7 +127,9 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
         with suppress(TrackingError, OSError):
             tracker.close("KILLED", "interrupted")
         raise
-    outcome = _close(tracker, Outcome("FINISHED", health=health))
+    # A run that is dead has ended early, and has a diagnosis.
+    paused = job.goal < job.config.epochs and not health
+    outcome = _close(tracker, Outcome("PAUSED") if paused else Outcome("FINISHED", health=health))
     if job.checkpoints and outcome.status == "FINISHED":
         job.checkpoints.prune(1)  # from which a longer run resumes
     return outcome
@@ -144,7 +155,7 @@ class _Snapshots:
             self._so_far.append(TimedEvent(event, at))
         if not isinstance(event, Reached):
             return
-        last = event.epoch == self._job.config.epochs
+        last = event.epoch >= self._job.goal
         if last or time.monotonic() - self._taken >= SNAPSHOT_INTERVAL:
             self._newest = Checkpoint(event.state(), list(self._so_far))
             self._taken = time.monotonic()
@@ -162,7 +173,8 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     """The events of `train`, a Baselines before them, and among them how good G is.
 
     Evaluated follows the Reached of each epoch that is due, with QUICK_SCORES, and of the last one, with all
-    scores and the run's Diagnosis after it. A run that is ended early has all events of an end as well. Where
+    scores and the run's Diagnosis after it. A run that is ended early has all events of an end as well; one that
+    is to pause ends after the evaluation of that epoch. Where
     training cannot go on (NonFiniteLossError), the Diagnosis comes before the exception. With `resume`, the
     first event is the Reached of its epoch.
     """
@@ -191,8 +203,10 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
                     yield Samples(epoch, sheet)
                     yield Trained(G.cpu())
                     return
-            if options.evaluate_every and epoch % options.evaluate_every == 0:
+            if epoch in job.rungs or (options.evaluate_every and epoch % options.evaluate_every == 0):
                 yield _evaluated(epoch, G, reference, quick=True)
+            if epoch >= job.goal:
+                return
     except NonFiniteLossError:
         yield _diagnosis(ends, math.nan)
         raise
@@ -225,4 +239,4 @@ def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
 def _progress(job: Job, event: EpochEnd, resumed: int, behind: float) -> Progress:
     metrics = event.metrics()
     figures = metrics[LOSS_D], metrics[LOSS_G], metrics[IMAGES_PER_SECOND]
-    return Progress(job.name, event.epoch, job.config.epochs, *figures, resumed, behind)
+    return Progress(job.name, event.epoch, job.goal, *figures, resumed, behind)

@@ -1,8 +1,9 @@
 """A sweep from its first run to its comparison, on a Ray that is there."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 from mlflow import MlflowClient
@@ -17,16 +18,18 @@ from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView
 from gan_core.locks import lock_tag
-from gan_core.tracking.store import brief, prepare_store, redact, settle_stale
+from gan_core.tracking.store import brief, end_run, prepare_store, redact, settle_stale
 from sweeps.cluster import Needs
 from sweeps.compat import view_address, write_view
+from sweeps.grid import GridRun
 from sweeps.plan import Plan, render
+from sweeps.racing import Racing
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
 from sweeps.report import publish_report
 from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
-from sweeps.runs import add_child, add_commit, begin_sweep, colours, settle
-from sweeps.trials import Listener, stop_file, stopping, train_all
+from sweeps.runs import add_child, begin_sweep, colours, drop, settle, take_up
+from sweeps.trials import AsAsked, Listener, stop_file, stopping, train_all
 from sweeps.worker import Common, Trial
 
 
@@ -69,7 +72,7 @@ def conduct(plan: Plan, prepared: Prepared, workers: ExitStack, console: Console
 
     `needs`: on a cluster, what its nodes must have.
     """
-    console.print(describe_state(prepared.state, plan.checkpoint_dir, every_run=False, gone=prepared.gone))
+    console.print(describe_state(prepared.state, plan, every_run=False, gone=prepared.gone))
     try:
         parent, done = _train_what_is_left(plan, prepared, workers, console, needs)
         _show(console, plan, prepared.client, parent)
@@ -88,7 +91,7 @@ def _train_what_is_left(
     client, state = prepared.client, prepared.state
     to_do = state.longest_first()
     run_ids = {step.run.name: step.run_id for step in state.steps if step.run_id}
-    if state.parent and not to_do:
+    if state.parent and not to_do and not plan.rules:
         # All that it lacks may be its own end, if it was cut off right before.
         if state.parent.info.status != "FINISHED" or any(step.shorter for step in state.steps):
             settle(client, state.parent, "KILLED", {}, _replaced(state, run_ids))
@@ -97,15 +100,27 @@ def _train_what_is_left(
     write_view(client, prepared.experiment_id, parent.info.run_id, grouped=len(plan.grid.seeds) > 1)
     cut_off = "FAILED"  # what a run is that no worker has ended
     listener: Listener | None = None
+    racing: Racing | None = None
     statuses: dict[str, str] = {}
     try:
-        run_ids |= _begin_runs(plan, client, parent, state)
-        trials = [Trial(step.run.name, dataclasses.asdict(step.run.config), run_ids[step.run.name]) for step in to_do]
         # Ray keeps the arrays in shared memory, where every worker of a machine reads them in place.
         pixels = {name: data.images.numpy() for name, data in prepared.images.items()}
-        lengths = {step.run.name: step.run.config.epochs for step in to_do}
-        with LiveView(lengths, console) as view, stopping(plan, [trial.run_id for trial in trials]):
-            listener = Listener(view)
+        begin = _beginner(plan, client, parent, state, run_ids)
+        most = 2 * len(state.steps) if plan.rules else len(to_do)  # a run of a race may pause once
+        lengths = {} if plan.rules else {step.run.name: step.run.config.epochs for step in to_do}
+        with LiveView(lengths, console) as view, stopping(plan, run_ids.values()):
+            if plan.rules:
+                for step in state.steps[: len(plan.grid.settings())]:
+                    if not step.run_id:
+                        begin(step.run)  # so that the record has every setting from the start
+                racing = Racing(plan, plan.rules, client, parent, view)
+                listener, trials = (
+                    Listener(view, racing.ended),
+                    AsAsked(partial(_next, racing, begin, view), racing.over, most),
+                )
+            else:
+                runs = iter([begin(step.run) for step in to_do])
+                listener, trials = Listener(view), AsAsked(partial(next, runs, None), lambda: True, most)
             train_all(plan, trials, pixels, _common(plan, prepared, needs), listener)
     except KeyboardInterrupt:
         cut_off = "KILLED"
@@ -114,14 +129,29 @@ def _train_what_is_left(
         with uninterrupted():
             workers.close()
             outcomes = listener.outcomes if listener else {}
-            reasons = {run_ids[name]: outcome.reason for name, outcome in outcomes.items()}
+            reasons = {run_ids[name]: end.reason for name, end in outcomes.items() if end.status != "PAUSED"}
             try:
+                if racing and racing.over():
+                    drop(client, parent, racing.unneeded(run_ids))
                 statuses = settle(client, parent, cut_off, reasons, _replaced(state, run_ids))
+                if racing and not racing.decided and set(statuses.values()) <= {"FINISHED"}:
+                    end_run(client, parent.info.run_id, cut_off)  # all that was begun is whole, the race is not
             except MlflowException as error:
                 if cut_off != "KILLED":
                     raise
                 _print(console, "incomplete", plan, error)
-    return parent, {statuses[run_ids[step.run.name]] for step in state.steps} == {"FINISHED"}
+    mine = [run_ids[step.run.name] for step in state.steps if step.run.name in run_ids]
+    whole = {statuses[run_id] for run_id in mine} == {"FINISHED"}
+    return parent, whole and (racing.decided if racing else len(mine) == len(state.steps))
+
+
+def _next(racing: Racing, begin: Callable[..., Trial], view: LiveView) -> Trial | None:
+    """The next run of a race, begun."""
+    if (found := racing.next()) is None:
+        return None
+    run, until = found
+    view.expect(run.name, until)
+    return begin(run, until)
 
 
 def _common(plan: Plan, prepared: Prepared, needs: Needs | None) -> Common:
@@ -133,6 +163,7 @@ def _common(plan: Plan, prepared: Prepared, needs: Needs | None) -> Common:
         stop_file=str(stop_file(plan)),
         tracking_uri=plan.tracking_uri,
         needs=needs,
+        rungs=(plan.rules.rung,) if plan.rules else (),
     )
 
 
@@ -141,19 +172,27 @@ def _replaced(state: SweepState, run_ids: Mapping[str, str]) -> dict[str, tuple[
     return {run_ids[step.run.name]: step.shorter for step in state.steps if step.run.name in run_ids}
 
 
-def _begin_runs(plan: Plan, client: MlflowClient, parent: Run, state: SweepState) -> dict[str, str]:
-    """An MLflow run for each run that is to be trained; their ids, by name."""
-    colour = colours(step.run.setting for step in state.steps)
-    run_ids = {}
-    for step in state.to_do():
-        if step.run_id:
-            add_commit(client, step.run_id)
-        run_id = step.run_id or add_child(client, parent, step.run, colour[step.run.setting.name])
-        if step.shorter:
-            longest = plan.checkpoint_dir / step.shorter[-1]
-            CheckpointFolder(plan.checkpoint_dir / run_id, step.run.config).take_over(longest)
-        run_ids[step.run.name] = run_id
-    return run_ids
+def _beginner(
+    plan: Plan, client: MlflowClient, parent: Run, state: SweepState, run_ids: dict[str, str]
+) -> Callable[..., Trial]:
+    """What gives a run that is to be trained an MLflow run, kept in `run_ids`, and makes it a trial."""
+    colour = colours(plan.grid.settings())
+    steps = {step.run.name: step for step in state.steps}
+    begun: set[str] = set()
+
+    def begin(run: GridRun, until: int | None = None) -> Trial:
+        step = steps[run.name]
+        if run.name not in begun:
+            begun.add(run.name)
+            if step.run_id:
+                take_up(client, step.run_id)
+            run_ids[run.name] = step.run_id or add_child(client, parent, run, colour[run.setting.name])
+            if step.shorter:
+                longest = plan.checkpoint_dir / step.shorter[-1]
+                CheckpointFolder(plan.checkpoint_dir / run_ids[run.name], run.config).take_over(longest)
+        return Trial(run.name, dataclasses.asdict(run.config), run_ids[run.name], until)
+
+    return begin
 
 
 def _show(console: Console, plan: Plan, client: MlflowClient, parent: Run) -> None:

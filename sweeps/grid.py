@@ -3,15 +3,19 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gan_core.config import FIELDS, RunConfig, extra, make_config, parse_value
+from pydantic import Field
+from pydantic.dataclasses import dataclass as strict_dataclass
+
+from gan_core.config import FIELDS, STRICT, RunConfig, extra, make_config, make_record, parse_value
 from gan_core.errors import UserError
 
 Values = tuple[Any, ...]
+SEEDS_OR_RACE = "seeds are for a fixed grid, until, margin and max_seeds for a race: give one or the other"
 SEED = "seed"  # it repeats a setting, and so is no axis
 
 
@@ -37,6 +41,19 @@ class GridRun(NamedTuple):
     config: RunConfig
 
 
+@strict_dataclass(frozen=True, kw_only=True, config=STRICT)
+class RaceOptions:
+    """When a race has its answer, instead of a list of seeds."""
+
+    until: float = Field(
+        0.95, gt=0.5, lt=1, description="race: train seeds until the answer is as sure as this, such as 0.95"
+    )
+    margin: float = Field(
+        0.1, gt=0, le=1, description="race: distances within this share of each other are equal; more than 0, up to 1"
+    )
+    max_seeds: int = Field(10, ge=2, le=1000, description="race: seeds that a setting may have; 2 or more")
+
+
 @dataclass(frozen=True)
 class Grid:
     """What a sweep varies and what it does not. Make one with `read_sweep_file` or `checked`."""
@@ -44,7 +61,8 @@ class Grid:
     axes: Mapping[str, Values] = field(default_factory=dict)
     axes_when: Sequence[AxesWhen] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)  # a field that stands nowhere has its default
-    seeds: Sequence[int] = (0,)
+    seeds: Sequence[int] = ()  # of a race all that it may come to; empty: not said, which means 0
+    race: RaceOptions | None = None
 
     def fields(self) -> list[str]:
         """The fields that vary, in the order of the names: one that depends on others right after these."""
@@ -74,7 +92,7 @@ class Grid:
                 setting,
                 make_config(**self.fixed, **setting.values, seed=seed),
             )
-            for seed in self.seeds
+            for seed in self.seeds or (0,)
             for setting in settings
         ]
 
@@ -120,7 +138,7 @@ def checked(grid: Grid) -> tuple[Grid, list[str]]:
         AxesWhen(when, {name: _once(name, values, notes) for name, values in its.items()})
         for when, its in grid.axes_when
     ]
-    seeds = _once("seeds", tuple(grid.seeds), notes)
+    seeds = _once("seeds", tuple(grid.seeds), notes) if grid.seeds else ()
     return replace(grid, axes=axes, axes_when=axes_when, seeds=seeds), notes
 
 
@@ -170,7 +188,7 @@ def parse_axis(text: str) -> tuple[str, Values]:
 
 
 def read_sweep_file(path: Path) -> Grid:
-    """The grid that a TOML file describes, not checked yet: `seeds`, [fixed], [axes], [[axes_when]].
+    """The grid that a TOML file describes, not checked yet: `seeds` or [race], [fixed], [axes], [[axes_when]].
 
     Raises UserError if the file cannot be read, or has anything else in it.
     """
@@ -185,12 +203,14 @@ def read_sweep_file(path: Path) -> Grid:
 def parse_sweep(text: str) -> Grid:
     """The same of the file's text. Raises UserError and tomllib.TOMLDecodeError."""
     content = tomllib.loads(text)
-    if unknown := content.keys() - {"seeds", "fixed", "axes", "axes_when"}:
-        raise UserError(f"there is no {min(unknown)} in a sweep file; there are seeds, fixed, axes and axes_when")
+    if unknown := content.keys() - {"seeds", "race", "fixed", "axes", "axes_when"}:
+        raise UserError(f"there is no {min(unknown)} in a sweep file; there are seeds, race, fixed, axes and axes_when")
+    if content.keys() >= {"seeds", "race"}:
+        raise UserError(SEEDS_OR_RACE)
     conditions = content.get("axes_when", [])
     if not isinstance(conditions, list) or not all(isinstance(each, dict) for each in conditions):
         raise UserError("axes_when should be written as [[axes_when]]")
-    return Grid(
+    grid = Grid(
         axes=_axes("axes", content.get("axes", {})),
         axes_when=[
             AxesWhen(
@@ -200,8 +220,16 @@ def parse_sweep(text: str) -> Grid:
             for each in conditions
         ],
         fixed=_table("fixed", content.get("fixed", {})),
-        seeds=_list("seeds", content.get("seeds", [0])),
+        seeds=_list("seeds", content.get("seeds", [])),
     )
+    if not grid.seeds and "seeds" in content:
+        raise UserError("seeds is empty: give at least one value")
+    return raced(grid, make_record(RaceOptions, _table("race", content["race"]))) if "race" in content else grid
+
+
+def raced(grid: Grid, options: RaceOptions) -> Grid:
+    """The same settings as a race."""
+    return replace(grid, seeds=tuple(range(options.max_seeds)), race=options)
 
 
 def sweep_text(grid: Grid) -> str:
@@ -209,7 +237,7 @@ def sweep_text(grid: Grid) -> str:
     import tomli_w
 
     content: dict[str, Any] = {
-        "seeds": list(grid.seeds),
+        **({"race": asdict(grid.race)} if grid.race else {"seeds": list(grid.seeds)}),
         "fixed": dict(grid.fixed),
         "axes": {name: list(values) for name, values in grid.axes.items()},
         "axes_when": [

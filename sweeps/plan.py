@@ -25,7 +25,8 @@ from gan_core.errors import UserError
 from gan_core.locks import hold, lock_tag
 from gan_core.storage import StoragePath, checkpoint_folder
 from gan_core.tracking.store import check_store, redact, resolve_uri, sqlite_file
-from sweeps.grid import SEED, Grid, GridRun, text_of
+from sweeps.grid import SEED, Grid, GridRun, RaceOptions, raced, text_of
+from sweeps.race import Rules, bounds
 
 LENGTH = "epochs"  # how far a run goes: a sweep in which it is raised is still the same sweep
 
@@ -68,6 +69,13 @@ class Plan:
         """Where its runs train."""
         return self.runs[0].config.device
 
+    @property
+    def rules(self) -> Rules | None:
+        """Of a race; None for a fixed grid."""
+        if (race := self.grid.race) is None:
+            return None
+        return Rules(self.runs[0].config.epochs, race.until, race.margin, race.max_seeds)
+
     def common(self) -> dict[str, Any]:
         """What all its runs have in common, by field; without a default that follows from other fields."""
         config = dataclasses.asdict(self.runs[0].config)
@@ -95,6 +103,12 @@ def make_plan(grid: Grid, notes: list[str], args: Namespace) -> Plan:
 
     Writes nothing. Raises UserError for what cannot be.
     """
+    why_none = _why_no_race(grid)
+    if grid.race and why_none:
+        raise UserError(f"a race cannot be run: {why_none}. --seeds 0 1 2 trains these settings without one")
+    if not grid.race and not grid.seeds:
+        grid = dataclasses.replace(grid, seeds=(0,)) if why_none else raced(grid, make_record(RaceOptions, {}))
+        notes = [*notes, f"one seed of each, and no race: {why_none}"] if why_none else notes
     runs = grid.runs()
     options = make_record(RunOptions, given(args, RunOptions), prefix="--")
     of_workers = make_record(WorkerOptions, given(args, WorkerOptions), prefix="--")
@@ -152,10 +166,13 @@ def locked(plan: Plan) -> Iterator[None]:
 
 def describe_plan(plan: Plan) -> str:
     """The plan in words, a line each: what, how long, how many at a time, from where, to where."""
+    settings, rules = len(plan.grid.settings()), plan.rules
     return render(
         "plan",
         plan=plan,
-        settings=len(plan.grid.settings()),
+        settings=settings,
+        rules=rules,
+        bounds=bounds(settings, rules) if rules else (),
         common={name: value for name, value in plan.common().items() if name != "dataset"},
         images={name: DATASETS[name].where(plan.data_dir) for name in plan.datasets},
         store=redact(plan.tracking_uri),
@@ -182,6 +199,18 @@ def _check_model_name(name: str | None) -> str | None:
             f"got {name[:60]!r}"
         )
     return name
+
+
+def _why_no_race(grid: Grid) -> str:
+    """Why the grid's settings cannot race each other; empty if they can."""
+    first = dataclasses.replace(grid, seeds=()).runs()
+    if len(first) < 2:
+        return "there is one setting only"
+    if LENGTH in grid.fields():
+        return f"{LENGTH} is an axis, and settings are compared after the same epochs"
+    if len({run.config.dataset for run in first}) > 1:
+        return "dataset is an axis, and distances to different images cannot be compared"
+    return ""
 
 
 def _check_cluster(address: str) -> None:

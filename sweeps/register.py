@@ -92,7 +92,7 @@ def serve_command(uri: str, registered: Registered) -> str:
 
 def scored_runs(runs: Sequence[Run]) -> list[Run]:
     """The finished runs with a Fréchet distance. Raises UserError if there are none or they do not compare."""
-    finished = [run for run in runs if run.info.status == "FINISHED"]
+    finished = [run for run in runs if run.info.status == "FINISHED" and names.DROPPED not in run.data.tags]
     scored = [run for run in finished if math.isfinite(run.data.metrics.get(names.FD, math.nan))]
     if not scored:
         lack = f"no finished run has a {names.FD}" if finished else "no run of the sweep has finished"

@@ -14,7 +14,6 @@ from gan_core import metric_names as names
 from gan_core.errors import UserError
 from gan_core.locks import liveness
 from gan_core.networks import training_cost
-from gan_core.storage import StoragePath
 from gan_core.tracking.store import UNFINISHED, brief, children_of, is_new, newest, redact
 from sweeps.grid import GridRun
 from sweeps.plan import LENGTH, Plan, render
@@ -83,15 +82,16 @@ def look_up(plan: Plan) -> SweepState:
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {reason}") from error
 
 
-def describe_state(state: SweepState, checkpoint_dir: StoragePath, every_run: bool = True, gone: int = 0) -> str:
+def describe_state(state: SweepState, plan: Plan, every_run: bool = True, gone: int = 0) -> str:
     """What would be done: a line for all, one for each run, and one before for a sweep that looks alive.
 
     gone: runs that were still marked as running, of a process that is gone.
     """
     alive = ""
     if every_run and state.parent and state.unfinished():
-        alive = liveness(checkpoint_dir, state.parent.data.tags.get(names.LOCK))
-    return render("to_do", state=state, liveness=alive, gone=gone, steps=state.steps if every_run else [])
+        alive = liveness(plan.checkpoint_dir, state.parent.data.tags.get(names.LOCK))
+    steps = [step for step in state.steps if not plan.rules or step.action != "new"] if every_run else []
+    return render("to_do", state=state, race=plan.rules is not None, liveness=alive, gone=gone, steps=steps)
 
 
 def sweep_state(client: MlflowClient, experiment_id: str, plan: Plan) -> SweepState:
@@ -145,7 +145,7 @@ def _step(run: GridRun, same: Collection[Run], lengths_vary: bool) -> Step:
     wanted = run.config.epochs
     lengths = {one.info.run_id: length for one in same if (length := _length(one, wanted))}
     known = [one for one in same if one.info.run_id in lengths]
-    whole = (one for one in known if one.info.status == "FINISHED" and lengths[one.info.run_id] >= wanted)
+    whole = (one for one in known if _finished(one) and lengths[one.info.run_id] >= wanted)
     begun = (one for one in reversed(known) if lengths[one.info.run_id] == wanted)
     chosen = next(whole, None) or next(begun, None)
     run_id = chosen.info.run_id if chosen else ""
@@ -154,13 +154,18 @@ def _step(run: GridRun, same: Collection[Run], lengths_vary: bool) -> Step:
     action: Action = "extend" if shorter else "new"
     if chosen:
         match chosen.info.status:
-            case "FINISHED":
+            case "FINISHED" if _finished(chosen):
                 action = "skip"
             case "FAILED":
                 action = "retry"
             case _ if LENGTH in chosen.data.params:
                 action = "resume"
     return Step(run, action, run_id, shorter)
+
+
+def _finished(run: Run) -> bool:
+    """Whether it was trained to its end, and not dropped on the way."""
+    return run.info.status == "FINISHED" and names.DROPPED not in run.data.tags
 
 
 def _length(run: Run, wanted: int) -> int | None:

@@ -21,13 +21,23 @@ from gan_core.cli import (
     given,
     run_command,
 )
-from gan_core.config import RunConfig, parse_value
+from gan_core.config import RunConfig, make_record, parse_value
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
 from gan_core.live import plain_console
 from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
-from sweeps.grid import AxesWhen, Grid, Values, checked, parse_axis, read_sweep_file
+from sweeps.grid import (
+    SEEDS_OR_RACE,
+    AxesWhen,
+    Grid,
+    RaceOptions,
+    Values,
+    checked,
+    parse_axis,
+    raced,
+    read_sweep_file,
+)
 from sweeps.plan import Plan, WorkerOptions, describe_plan, locked, make_plan
 from sweeps.ray_session import ray_session, set_ray_environment
 
@@ -56,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         from sweeps.resume import describe_state, look_up
 
-        console.print(describe_state(look_up(plan), plan.checkpoint_dir))
+        console.print(describe_state(look_up(plan), plan))
         return OK
     return run_sweep(plan, console)
 
@@ -109,14 +119,27 @@ def grid_asked_for(args: Namespace) -> Grid:
         if axes or axes_when:
             raise UserError("--sweep FILE has the axes: write them there, or leave --sweep out")
         grid = read_sweep_file(args.sweep)
-        return dataclasses.replace(grid, fixed={**grid.fixed, **fixed}, seeds=args.seeds or grid.seeds)
+        return _seeded(dataclasses.replace(grid, fixed={**grid.fixed, **fixed}), args)
     if not args.axis:
         missing = {name: values for name, values in DEFAULT_AXES.items() if name not in axes}
         axes = {name: (axes | missing)[name] for name in dict.fromkeys([*DEFAULT_AXES, *axes])}
         if RATE in axes:  # its place in the runs' names is right behind the first axis
             first, *others = (name for name in axes if name != RATE)
             axes = {name: axes[name] for name in (first, RATE, *others)}
-    return Grid(axes, axes_when, fixed, args.seeds or Grid().seeds)
+    return _seeded(Grid(axes, axes_when, fixed), args)
+
+
+def _seeded(grid: Grid, args: Namespace) -> Grid:
+    """The grid with the seeds of the command line, or raced as that says. Raises UserError."""
+    options = given(args, RaceOptions)
+    if args.seeds:
+        if options:
+            raise UserError(SEEDS_OR_RACE)
+        return dataclasses.replace(grid, seeds=tuple(args.seeds), race=None)
+    if not options:
+        return grid
+    before = dataclasses.asdict(grid.race) if grid.race else {}
+    return raced(grid, make_record(RaceOptions, before | options, prefix="--"))
 
 
 def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
@@ -183,6 +206,7 @@ def _parser() -> OneLineParser:
     settings.add_argument(
         "--seeds", nargs="+", type=int, metavar="SEED", help="each setting is trained once per seed (default: 0)"
     )
+    add_fields(settings, RaceOptions)
     runs = parser.add_argument_group("each run", "The same for all runs, unless the field is an axis.")
     without: Any = {*AXIS_FLAGS.values(), RATE, "seed"}
     add_fields(runs, RunConfig, without)

@@ -29,6 +29,8 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
         before = found.data.params
         tags |= {f"{names.SWEEP_NOW}{name}": value for name, value in params.items() if before.get(name) != value}
         client.log_batch(found.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        for tag in () if plan.rules else [tag for tag in found.data.tags if tag.startswith(names.ANSWER)]:
+            client.delete_tag(found.info.run_id, tag)  # it was a race, and is a fixed grid now
         client.update_run(found.info.run_id, status="RUNNING")
         parent = found
     else:
@@ -56,10 +58,12 @@ def add_child(client: MlflowClient, parent: Run, run: GridRun, colour: str) -> s
     return create_run(client, parent.info.experiment_id, run.name, run.config, tags)
 
 
-def add_commit(client: MlflowClient, run_id: str) -> None:
-    """Keep which commit of the code resumes a run: it may be another than the one that began it."""
+def take_up(client: MlflowClient, run_id: str) -> None:
+    """A run goes on: if it was dropped, it is no more; which commit of the code resumes it is kept."""
     now = context_tags().get(GIT_COMMIT_TAG)
     run = client.get_run(run_id)
+    if names.DROPPED in run.data.tags:
+        client.delete_tag(run_id, names.DROPPED)
     before = commits(run.data.tags)
     if not now or now in before:
         return
@@ -78,6 +82,16 @@ def colours(settings: Iterable[Setting]) -> dict[str, str]:
     """One colour for each setting in the UI, by its name, as hex digits."""
     once = dict.fromkeys(setting.name for setting in settings)
     return {name: to_hex(COLOURS[place % len(COLOURS)]) for place, name in enumerate(once)}
+
+
+def drop(client: MlflowClient, parent: Run, reasons: Mapping[str, str]) -> None:
+    """End the children that wait or were cut off and need not go on; `reasons`: why not, by id, which becomes a tag."""
+    for run in children_of(client, parent.info.experiment_id, parent.info.run_id):
+        if run.info.status in ("SCHEDULED", "KILLED") and run.info.run_id in reasons:
+            client.set_tag(run.info.run_id, names.DROPPED, reasons[run.info.run_id])
+            if names.FAILURE_REASON in run.data.tags:
+                client.delete_tag(run.info.run_id, names.FAILURE_REASON)
+            end_run(client, run.info.run_id, "FINISHED")
 
 
 def settle(

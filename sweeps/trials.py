@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,12 +51,12 @@ def stop_file(plan: Plan) -> StoragePath:
 
 def train_all(
     plan: Plan,
-    trials: Sequence[Trial],
+    trials: "AsAsked",
     pixels: Mapping[str, NDArray[np.uint8]],
     common: Common,
     listener: "Listener",
 ) -> None:
-    """Train the runs on Ray's workers, in this order, with what `Common` says. pixels: as of `run_trial`."""
+    """Train the runs that `trials` hands out on Ray's workers, with what `Common` says. pixels: as of `run_trial`."""
     trainable = tune.with_parameters(run_trial, pixels=pixels, common=common)
     if plan.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
@@ -66,8 +66,8 @@ def train_all(
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=InOrder(trial._asdict() for trial in trials),
-                num_samples=len(trials),
+                search_alg=trials,
+                num_samples=trials.most,
                 reuse_actors=True,
                 max_concurrent_trials=plan.workers,
             ),
@@ -80,29 +80,32 @@ def train_all(
         ).fit()
 
 
-class InOrder(Searcher):
-    """Suggests the configs in their order: as many trials are to be asked for.
+class AsAsked(Searcher):
+    """Suggests the trials that it is given, one after another, and perhaps none before another one has ended.
 
     Tune's own grid search copies the whole grid for each trial that it makes of it: the time for n runs grows
     with n². Tune saves a searcher so as to restore an experiment, which is not how a sweep goes on: there is
     nothing to save.
     """
 
-    def __init__(self, configs: Iterable[dict[str, Any]]) -> None:
-        """`configs`: one for each trial, asked for one by one."""
+    def __init__(self, ask: Callable[[], Trial | None], over: Callable[[], bool], most: int) -> None:
+        """ask: for the next trial; None: not now. over: whether there will be no more. most: of all trials."""
         super().__init__()
-        self._configs = iter(configs)
+        self._ask, self._over, self.most = ask, over, most
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The config of the next trial; None if there is no more."""
-        return next(self._configs, None)
+    def suggest(self, trial_id: str) -> Any:
+        """The config of the next trial; FINISHED if there is no more."""
+        trial = self._ask()
+        if trial is None:
+            return str(Searcher.FINISHED) if self._over() else None
+        return trial._asdict()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing is learnt from it."""
+        """Nothing: who asks hears of it from the Listener."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing."""
@@ -114,14 +117,14 @@ class InOrder(Searcher):
 class Listener(tune.Callback):
     """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
 
-    def __init__(self, view: LiveView) -> None:
-        """view: shows every epoch and every end."""
-        self.view = view
+    def __init__(self, view: LiveView, ended: Callable[[Trial, Outcome], None] | None = None) -> None:
+        """view: shows every epoch and every end. ended: told of every end as well."""
+        self.view, self._ended = view, ended
         self.outcomes: dict[str, Outcome] = {}  # by the runs' names, as they end
         self._unfit: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as of InOrder."""
+        """Nothing, as of AsAsked."""
         return {}
 
     def on_trial_result(
@@ -136,7 +139,7 @@ class Listener(tune.Callback):
         elif "unfit" in result:
             self._unfit[name] = result["unfit"]
         elif "status" in result:
-            self._end(name, Outcome(result["status"], result["reason"], result["health"]))
+            self._end(trial, Outcome(result["status"], result["reason"], result["health"]))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """A worker died, and Tune gives the run to another one."""
@@ -147,8 +150,14 @@ class Listener(tune.Callback):
         """A worker died, once too often: what breaks in a run is reported as its outcome, not as an error."""
         name = trial.config["name"]
         times = f", {trial.num_failures} times" if trial.num_failures > 1 else ""
-        self._end(name, Outcome("FAILED", self._unfit.get(name) or WORKER_DIED + times))
+        self._end(trial, Outcome("FAILED", self._unfit.get(name) or WORKER_DIED + times))
 
-    def _end(self, name: str, outcome: Outcome) -> None:
+    def _end(self, trial: TuneTrial, outcome: Outcome) -> None:
+        name = trial.config["name"]
         self.outcomes[name] = outcome
-        self.view.end(name, *outcome)
+        if outcome.status == "PAUSED":
+            self.view.pause(name)
+        else:
+            self.view.end(name, *outcome)
+        if self._ended:
+            self._ended(Trial(**trial.config), outcome)

@@ -40,6 +40,7 @@ class Trial(NamedTuple):
     name: str
     config: dict[str, Any]  # the fields of a RunConfig
     run_id: str
+    until: int | None = None  # the epoch after which it pauses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Common:
     stop_file: str  # where a file appears when the sweep is interrupted
     tracking_uri: str = dataclasses.field(repr=False)
     needs: Needs | None = None  # on a cluster: what its nodes must have
+    rungs: tuple[int, ...] = ()  # of a race: epochs after which every run is evaluated
 
 
 def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> None:
@@ -100,11 +102,12 @@ def _train(trial: Trial, pixels: Mapping[str, NDArray[np.uint8]], common: Common
         images = torch.from_numpy(pixels[config.dataset])
     data = dataclasses.replace(common.images[config.dataset], images=images)
     checkpoints = CheckpointFolder(storage_path(common.checkpoint_dir) / trial.run_id, config)
-    job = Job(trial.name, config, data, common.references[config.dataset], common.options, checkpoints)
+    reference = common.references[config.dataset]
+    job = Job(trial.name, config, data, reference, common.options, checkpoints, trial.until, common.rungs)
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.
     with (
-        closing(_Reporter(config.epochs, storage_path(common.stop_file))) as reporter,
+        closing(_Reporter(job.goal, storage_path(common.stop_file))) as reporter,
         checkpoints.locked(patience),
     ):
         tracker = MlflowTracker(common.tracking_uri, trial.run_id, config, data, trial.name)

@@ -255,7 +255,10 @@ def create_run(
 
 
 def end_run(client: "MlflowClient", run_id: str, status: str, reason: str = "") -> None:
-    """End the run with a status, and with the reason, if there is one, as a tag."""
+    """End the run with a status, and with the reason, if there is one, as a tag. PAUSED: it waits, SCHEDULED."""
     if reason:
         client.set_tag(run_id, FAILURE_REASON, reason[:5000])
-    client.set_terminated(run_id, status)
+    if status == "PAUSED":
+        client.update_run(run_id, status="SCHEDULED")
+    else:
+        client.set_terminated(run_id, status)

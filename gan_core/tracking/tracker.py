@@ -76,7 +76,7 @@ class MlflowTracker:
         return 0.0 if since is None else time.monotonic() - since
 
     def close(self, status: str, reason: str = "", trace: str = "") -> None:
-        """Write what is left, then end the run as `status`: FINISHED, FAILED or KILLED.
+        """Write what is left, then end the run as `status`: FINISHED, FAILED or KILLED. PAUSED: it waits, SCHEDULED.
 
         `reason` becomes a tag, `trace` an artifact. Raises TrackingError if the store does not take it in
         time; the run's status then stays as it was.
@@ -122,7 +122,7 @@ class MlflowTracker:
     def _read_stored(self) -> None:
         run = self._client.get_run(self._run_id)
         self._started = run.info.start_time
-        if run.info.status == "SCHEDULED":
+        if not run.data.params:
             return  # the run has not begun
         self._points = {
             (name, point.step)

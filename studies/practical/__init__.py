@@ -19,7 +19,7 @@ from sweeps.comparison.charts import COLOURS, LOSSES, Line, Picture, chart
 from sweeps.comparison.compare import Comparison, Setting
 from sweeps.comparison.page import Artifacts, Section
 from sweeps.comparison.records import RunRecord
-from sweeps.comparison.statistics import NOTHING, Estimate, interval, spearman
+from sweeps.inference import NOTHING, Estimate, interval, spearman
 
 AXES = {"optimizer", "z_dim", "learning_rate"}
 AS_IT_WAS = {"dataset": "mnist", "epochs": "100"}

@@ -17,6 +17,7 @@ from gan_core import metric_names as names
 from gan_core.plots import D_COLOUR, G_COLOUR
 from sweeps.comparison.compare import Comparison, Setting, over_epochs
 from sweeps.comparison.records import RunRecord
+from sweeps.race import Race
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its black and its yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -108,6 +109,38 @@ def chart(lines: Sequence[Line], title: str = "", marks: Mapping[str, float] = M
             name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),
             textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=INK,
         )  # fmt: skip
+    return _picture(figure)
+
+
+@rc_context(STYLE)
+def race_chart(race: Race, trained: Mapping[tuple[str, int], int]) -> Picture:
+    """A row per setting, those in the race first; a bar per seed, as long as it was trained. trained: in epochs."""
+    rows = [*sorted(race.left, key=lambda name: name != race.chosen), *reversed(race.dropped)]
+    seeds = 1 + max((seed for _, seed in trained), default=0)
+    width, height = 8.6, 0.75 + 0.26 * len(rows)
+    figure = Figure(figsize=(width, height))
+    left = 0.3 + 0.075 * max(map(len, rows))
+    axes = figure.add_axes((left / width, 0.5 / height, 1 - (left + 0.1) / width, 1 - 0.6 / height))
+    for (name, seed), epochs in trained.items():
+        asked, place = race.reached.get((name, seed), 0), rows.index(name)
+        checks = name == race.chosen and seed in race.checks
+        colour = COLOURS[0] if name in race.left else COLOURS[1]
+        axes.barh(
+            place, 0.92 * epochs / race.rules.epochs, left=seed - 0.46, height=0.6, edgecolor=colour, linewidth=1,
+            facecolor=(colour, 1 if checks else 0.45) if asked else "none",
+        )  # fmt: skip
+    for name, drop in race.dropped.items():
+        share = min(drop.epoch / race.rules.epochs, 1)
+        axes.plot(drop.seed - 0.46 + 0.92 * share, rows.index(name), "x", color=INK, markersize=7, clip_on=False)
+    axes.set(xlabel="seed", xlim=(-0.6, seeds - 0.4), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
+    axes.set_yticklabels(rows)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False)
+    axes.tick_params(axis="y", length=0)
+    return _picture(figure)
+
+
+def _picture(figure: Figure) -> Picture:
     drawing, image = io.BytesIO(), io.BytesIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
     figure.savefig(image, format="png")

@@ -13,7 +13,8 @@ import pandas as pd
 from gan_core import metric_names as names
 from gan_core.metric_names import SCORE_RANGES, SCORES
 from sweeps.comparison.records import RunRecord, SweepRecord
-from sweeps.comparison.statistics import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, t_test
+from sweeps.inference import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, t_test
+from sweeps.race import DIVERGED, Race, decide, scores_of
 
 TRAINING = (names.LOSS_D, names.LOSS_G, names.SCORE_REAL, names.SCORE_FAKE)
 
@@ -98,6 +99,21 @@ class Comparison:
         """
         several = len(self.varied) > 1 and self.measured
         return {axis: _at_best(axis, self.measured) for axis in self.varied} if several else {}
+
+    @cached_property
+    def race(self) -> Race | None:
+        """The race as far as the record goes; None for a fixed grid."""
+        rules = self.record.rules
+        if rules is None:
+            return None
+        scores: dict[tuple[str, int], dict[int, float]] = {}
+        for run in self.record.runs:
+            found = scores_of(
+                run.history.get(names.FD, {}), rules, epochs=run.length, finished=run.finished,
+                diverged=run.status == "FAILED" and run.health == DIVERGED,
+            )  # fmt: skip
+            scores.setdefault((run.setting, run.seed), {}).update(found)
+        return decide(self.record.settings, scores, rules)
 
     @property
     def several(self) -> bool:

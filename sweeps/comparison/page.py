@@ -31,8 +31,8 @@ from sweeps.comparison import charts
 from sweeps.comparison.compare import TRAINING, Comparison, Contrast, Setting, over_epochs
 from sweeps.comparison.records import THREADS, RunRecord, SweepRecord, read_histories
 from sweeps.comparison.render import render, to_markdown
-from sweeps.comparison.statistics import NOTHING
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
+from sweeps.inference import NOTHING
 
 LINES = 12  # of a chart, at most
 LOSS_LINES = 4
@@ -250,6 +250,9 @@ def _telling_settings(comparison: Comparison) -> list[Setting]:
 def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, charts.Picture]:
     """The curves, by the stem of their files."""
     pictures = {}
+    if comparison.race:
+        trained = {(run.setting, run.seed): run.epochs for run in comparison.record.runs}
+        pictures["race"] = charts.race_chart(comparison.race, trained)
     for network, metric in charts.LOSSES.items() if losses else ():
         lines = charts.lines_of(losses, comparison, metric)
         pictures[f"losses_{network}"] = charts.chart(lines, f"Loss of {network}")

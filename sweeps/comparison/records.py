@@ -15,6 +15,7 @@ from gan_core import compat
 from gan_core import metric_names as names
 from gan_core.errors import UserError
 from gan_core.tracking.store import UNFINISHED, children_of, newest
+from sweeps.race import Rules
 from sweeps.runs import commits
 
 # Read point by point. Of every other metric only the last value is read, which comes with the run.
@@ -42,13 +43,20 @@ class RunRecord:
     health: str = ""  # empty where it was not checked
     health_reason: str = ""
     failure: str = ""
+    dropped: str = ""  # why it was not trained to its end, in a race
     artifact_uri: str = ""
     commits: Sequence[str] = ()  # of the code that trained it, in order
 
     @property
     def finished(self) -> bool:
         """Whether it trained to its end: only such runs are compared."""
-        return self.status == FINISHED
+        return self.status == FINISHED and not self.dropped
+
+    @property
+    def length(self) -> int:
+        """Epochs that it was to train; 0 for nonsense."""
+        asked = self.fields.get("epochs", "")
+        return int(asked) if asked.isdecimal() else 0
 
     @property
     def epochs(self) -> int:
@@ -120,11 +128,17 @@ class SweepRecord:
     classifiers: Sequence[Classifier] = ()  # more than one: the scores cannot be compared
     commit: str = ""  # of the code that began it
     namesakes: int = 0  # other sweeps of this name
+    rules: Rules | None = None  # of a race
 
     @property
     def seeds(self) -> list[int]:
         """Every seed of a run that has begun, in order."""
         return sorted({run.seed for run in self.runs})
+
+    @property
+    def settings(self) -> list[str]:
+        """The name of every setting, in the order in which they began."""
+        return list(dict.fromkeys([run.setting for run in self.runs] + [run.setting for run in self.absent]))
 
     @property
     def running(self) -> bool:
@@ -190,6 +204,7 @@ def read_sweep(client: MlflowClient, parent: Run, namesakes: int = 0) -> SweepRe
         classifiers=_classifiers(children),
         commit=tags.get(compat.GIT_COMMIT_TAG, ""),
         namesakes=namesakes,
+        rules=_rules(tags, parent.data.params | now),
     )
 
 
@@ -213,9 +228,19 @@ def _record(run: Run, points: Mapping[tuple[str, str], Mapping[int, float]]) -> 
         health=tags.get(names.HEALTH, ""),
         health_reason=tags.get(names.HEALTH_REASON, ""),
         failure=tags.get(names.FAILURE_REASON, ""),
+        dropped=tags.get(names.DROPPED, ""),
         artifact_uri=info.artifact_uri,
         commits=commits(tags),
     )
+
+
+def _rules(tags: Mapping[str, str], params: Mapping[str, str]) -> Rules | None:
+    """The rules of a race, by the parent's tags; None where it is none, or they make no sense."""
+    try:
+        epochs, most = int(params["epochs"]), int(tags[names.ANSWER_MAX_SEEDS])
+        return Rules(epochs, float(tags[names.ANSWER_CONFIDENCE]), float(tags[names.ANSWER_MARGIN]), most)
+    except (KeyError, ValueError):
+        return None
 
 
 def read_histories(

@@ -19,8 +19,8 @@ from gan_core.live import in_time
 from gan_core.storage import project_root
 from gan_core.tracking.store import redact, sqlite_file
 from sweeps.comparison.compare import TRAINING, Comparison
-from sweeps.comparison.statistics import LEVEL, MOST_SEEDS, POWER, Estimate
 from sweeps.comparison.verdict import give_verdict
+from sweeps.inference import LEVEL, MOST_SEEDS, POWER, Estimate
 
 NONE = "–"
 MOST_ROWS = 24  # in the terminal
@@ -113,6 +113,7 @@ def render(template: str, values: Mapping[str, Any], packages: Sequence[str] = (
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in FILTERS}
+    environment.filters["exp"] = math.exp
     environment.globals |= {"LEVEL": LEVEL, "POWER": POWER, "MOST_SEEDS": MOST_SEEDS}
     return environment.get_template(template).render(values)
 

@@ -11,7 +11,7 @@ from sweeps.comparison.compare import Comparison
 from sweeps.comparison.records import FINISHED, AbsentRun, RunRecord, SweepRecord
 
 Kind = Literal[
-    "nothing finished", "several classifiers", "not scored", "nothing usable", "one setting", "one seed",
+    "nothing finished", "several classifiers", "not scored", "nothing usable", "one setting", "raced", "one seed",
     "no seeds in common", "tie", "apart",
 ]  # fmt: skip
 
@@ -46,7 +46,7 @@ def give_verdict(comparison: Comparison) -> Verdict:
     left_out: dict[str, list[str]] = {}
     everything: list[RunRecord | AbsentRun] = [*record.runs, *record.absent]
     for each in everything:
-        if each.status != FINISHED:
+        if each.status != FINISHED:  # what a race has dropped is told with its answer
             left_out.setdefault(each.status, []).append(each.name)
     failed = [setting for setting in settings if any(run.status == "FAILED" for run in setting.runs)]
     lengths = sorted({run.epochs for run in finished})
@@ -71,6 +71,7 @@ def _kind(comparison: Comparison) -> Kind:
         (comparison.best is None, "not scored"),
         (not any(health in USABLE for setting in settings for health in setting.health), "nothing usable"),
         (not comparison.contrasts, "one setting"),
+        (comparison.race is not None, "raced"),
         (all_untested, "one seed" if one_seed else "no seeds in common"),
         (bool(comparison.those("tied")), "tie"),
     ]

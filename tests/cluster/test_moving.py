@@ -12,7 +12,21 @@ from mlflow import MlflowClient
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 ROOT = Path(__file__).parents[2]
 RUN_GRID = ROOT / "sweeps" / "run_grid.py"
-SMALL = ("--dataset", "digits", "--hidden-dim", 16, "--optimizers", "sgd", "--z-dims", 5, 7, "--epochs", 3)
+SMALL = (
+    "--dataset",
+    "digits",
+    "--hidden-dim",
+    16,
+    "--optimizers",
+    "sgd",
+    "--z-dims",
+    5,
+    7,
+    "--seeds",
+    0,
+    "--epochs",
+    3,
+)
 
 
 def everything(client, folder):

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,31 @@ def test_a_run_goes_on_as_if_unbroken(client, new_run, track, job, watcher, reco
         assert np.array_equal(arrays[0][name], arrays[1][name])
     assert _slides(files) == _slides(whole)
     assert len(_slides(files)) == len(set(_slides(files)))
+
+
+@pytest.mark.parametrize("stops", [[3], [1, 2, 3, 5]])
+def test_a_run_that_pauses_goes_on_as_if_unbroken(client, new_run, track, job, watcher, record, unbroken, stops):
+    run_id = new_run(CONFIG)
+    for until in stops:
+        seen = watcher()
+        assert track(replace(job(), until=until, rungs=(3,)), run_id, seen).status == "PAUSED"
+        assert client.get_run(run_id).info.status == "SCHEDULED"
+        assert [progress.epochs for progress in seen.seen] == [until] * len(seen.seen)
+        assert seen.said == []
+        steps = {point.step for point in client.get_metric_history(run_id, "quality/fd")}
+        assert steps == {epoch for epoch in (2, 3, 4) if epoch <= until}
+    # Asked for less than it has reached already: nothing is trained.
+    assert track(replace(job(), until=1), run_id, seen := watcher()).status == "PAUSED"
+    assert seen.seen == []
+    assert track(replace(job(), rungs=(3,)), run_id).status == "FINISHED"
+    points, files = record(run_id)
+    expected, whole = unbroken
+    assert [point for point in untimed(points) if point[:2] not in AT_RUNG] == untimed(expected)
+    assert len(points) == len({point[:2] for point in points})
+    assert same_weights(files["generator.safetensors"], whole["generator.safetensors"])
+
+
+AT_RUNG = [(f"quality/{name}", 3) for name in ("fd", "is", "class_kl", "confidence")]
 
 
 def _arrays(files):

@@ -9,7 +9,7 @@ import pytest
 from studies.practical import BEYOND_STRONG, Claims, decide, is_its_grid, outcome_of, section
 from sweeps.comparison.compare import compare
 from sweeps.comparison.page import Artifacts, report_files
-from sweeps.comparison.statistics import Estimate
+from sweeps.inference import Estimate
 
 SGD_WINS, CURVES, CLEAREST, FLAT, SENSIBLE, TELLS = range(6)
 

@@ -34,7 +34,7 @@ ADDRESSES = [
 FLAGS = [
     "--optimizers", "--z-dims", "--seeds", "--learning-rates", "--epochs", "--batch-size", "--hidden-dim",
     "--dataset", "--device", "--evaluate-every", "--checkpoint-every", "--checkpoint-dir", "--data-dir",
-    "--tracking-uri", "--experiment", "--name", "--retries", "--workers", "--axis", "--sweep",
+    "--until", "--margin", "--max-seeds", "--tracking-uri", "--experiment", "--name", "--retries", "--workers", "--axis", "--sweep",
 ]  # fmt: skip
 GIVEN = (
     st.tuples(st.sampled_from(FLAGS), WORDS)
@@ -124,6 +124,12 @@ def test_any_words_give_a_plan_or_one_line(ask, given_words):
         (["--learning-rates", "sgd=0.1", "sgd=0.3"], "has sgd twice"),
         (["--learning-rates", "sgd=0.1,x"], "learning_rate should be a valid number"),
         (["--learning-rates", "rmsprop=0.1"], "given for optimizer rmsprop, which is not among sgd, adam"),
+        (["--until", "1"], "--until should be less than 1, got 1.0"),
+        (["--margin", "0"], "--margin should be greater than 0, got 0.0"),
+        (["--max-seeds", "1"], "--max-seeds should be greater than or equal to 2, got 1"),
+        (["--seeds", "0", "--until", "0.9"], "seeds are for a fixed grid, until, margin and max_seeds for a race"),
+        (["--margin", "0.2", "--axis", "z_dim=1"], "a race cannot be run: there is one setting only. --seeds 0 1 2"),
+        (["--until", "0.9", "--axis", "epochs=1,2"], "a race cannot be run: epochs is an axis"),
         (["--axis", "nope=1"], "there is no setting nope"),
         (["--axis", "z_dim=1", "--axis", "z_dim=2"], "z_dim is given twice as an axis"),
         (["--axis", "batch_size=1", "--batch-size", "2"], "batch_size is given twice"),

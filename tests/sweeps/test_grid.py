@@ -120,7 +120,6 @@ def test_a_duplicate_is_noted_and_taken_once():
     ("grid", "reason"),
     [
         (Grid({"z_dim": ()}), "z_dim is empty"),
-        (Grid(seeds=()), "seeds is empty"),
         (Grid({"zdim": (1,)}), "there is no setting zdim; there are dataset, optimizer"),
         (Grid(fixed={"zdim": 1}), "there is no setting zdim"),
         (Grid({"seed": (1,)}), "seed cannot be an axis"),
@@ -243,7 +242,7 @@ def test_a_sweep_can_be_written_down(tmp_path):
 
 
 def test_what_a_file_leaves_out_has_its_default():
-    assert parse_sweep("") == Grid({}, [], {}, (0,))
+    assert parse_sweep("") == Grid({}, [], {}, ())
     with pytest.raises(UserError, match="axes_when should have both"):
         checked(parse_sweep("[[axes_when]]\nz_dim = [3]"))
 
@@ -263,11 +262,16 @@ def test_what_is_written_is_read_back(axes, seeds, conditional):
         (b"\xff", "cannot read the sweep file"),
         (
             b"[axis]\nz_dim = [1]",
-            "there is no axis in a sweep file; there are seeds, fixed, axes and axes_when",
+            "there is no axis in a sweep file; there are seeds, race, fixed, axes and axes_when",
         ),
         (b"axes = 3", "axes should be a table, got 3"),
         (b"fixed = 3", "fixed should be a table, got 3"),
         (b"[axes]\nz_dim = 3", "z_dim should be a list of values, got 3"),
+        (b"seeds = []", "seeds is empty: give at least one value"),
+        (b"[race]\nuntil = 1", "until should be less than 1, got 1"),
+        (b"[race]\nuntil = 0.9\nseed = 1", "seed"),
+        (b"seeds = [0]\n[race]\nuntil = 0.9", "seeds are for a fixed grid, until, margin and max_seeds for a race"),
+        (b"race = 3", "race should be a table, got 3"),
         (b"seeds = 3", "seeds should be a list of values, got 3"),
         (b"[axes]\nz_dim = [[3]]", "z_dim should be a list of values"),
         (b"axes_when = 3", "axes_when should be written as"),

@@ -19,6 +19,8 @@ from gan_core.config import RunConfig
 from gan_core.events import EpochEnd
 from gan_core.networks import load_generator
 from gan_core.training import sample_epochs, train
+from sweeps.comparison.compare import compare
+from sweeps.comparison.records import find_sweep, read_histories, read_sweep
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 SEED = 2026
@@ -27,6 +29,12 @@ GRID = (
     "--z-dims", 5, 7, "--seeds", 0, 1, "--evaluate-every", 0, "--checkpoint-every", 1, "--retries", 100,
     "--workers", 2, "--name", "killed",
 )  # fmt: skip
+RACE = (
+    "--dataset", "digits", "--hidden-dim", 16, "--batch-size", 16, "--axis", "learning_rate=0.05,0.01,0.001",
+    "--max-seeds", 6, "--evaluate-every", 0, "--checkpoint-every", 1, "--retries", 100, "--workers", 2,
+    "--name", "killed",
+)  # fmt: skip
+RACE_EPOCHS = 250
 RUNS = 8
 WORKER_KILLS = (5, 5, 5, 5)  # before each kill of the command and its Ray, but for the first of these
 LENGTH = 4  # seconds that a run trains: so long that the grid outlasts all kills
@@ -89,9 +97,9 @@ def train_all(number):
 class Driver:
     """The command, running, and who belongs to it."""
 
-    def __init__(self, uri, epochs):
+    def __init__(self, uri, epochs, words=GRID):
         self.process = subprocess.Popen(
-            [sys.executable, str(RUN_GRID), *map(str, GRID), "--epochs", str(epochs), "--tracking-uri", uri],
+            [sys.executable, str(RUN_GRID), *map(str, words), "--epochs", str(epochs), "--tracking-uri", uri],
             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
@@ -181,8 +189,8 @@ def start(uri, epochs):
     """Start the command; at the test's end, whatever that is, nothing of it is left."""
     drivers = []
 
-    def begin():
-        drivers.append(Driver(uri, epochs))
+    def begin(store=uri, words=GRID, length=epochs):
+        drivers.append(Driver(store, length, words))
         return drivers[-1]
 
     yield begin
@@ -260,6 +268,45 @@ def test_a_grid_killed_again_and_again_loses_and_doubles_nothing(
     # Ray's agents notice in a minute or two that their Ray is dead.
     assert not psutil.wait_procs(left, timeout=300)[1]
     _check_whole(unbroken, epochs, uri, rows, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_race_killed_again_and_again_gives_the_same_answer_and_the_same_rows(uri, start, rows, say, tmp_path):
+    whole = f"sqlite:///{tmp_path / 'whole' / 'mlflow.db'}"
+    said, _ = (driver := start(whole, RACE, RACE_EPOCHS)).process.communicate(timeout=1200)
+    assert driver.process.returncode == 0, said
+    chance = random.Random(SEED)
+    for kills in (4, 4, 4, 4, 4):
+        driver = start(words=RACE, length=RACE_EPOCHS)
+        for _ in range(kills):
+            until(driver.workers, driver)
+            time.sleep(chance.uniform(0, 1.5))
+            chance.choice(until(driver.workers, driver)).kill()
+        until(driver.workers, driver)
+        time.sleep(chance.uniform(0, 1.5))
+        assert not driver.kill()
+        say(f"{kills} workers and the command with its Ray: {counts(rows)}")
+    assert "answer.check" not in dict(rows("SELECT key, value FROM tags")), "there was nothing left to lose"
+    said, _ = (driver := start(words=RACE, length=RACE_EPOCHS)).process.communicate(timeout=1200)
+    assert driver.process.returncode == 0, said
+    assert _race(uri) == _race(whole)
+
+
+def _race(uri):
+    """The answer's tags, and all points, but for times, of every run that the race has asked for."""
+    client = MlflowClient(uri)
+    record = read_sweep(client, find_sweep(client, "gan-grid", "killed")[0])
+    race = compare(record).race
+    assert not race.asked
+    tags = client.get_run(record.run_id).data.tags
+    runs = {}
+    for run in record.runs:
+        if (run.setting, run.seed) in race.reached:
+            history = read_histories(client, [run.run_id], list(client.get_run(run.run_id).data.metrics))
+            points = {metric: curve for (_, metric), curve in history.items() if not metric.startswith("time/")}
+            runs[run.name] = run.status, run.dropped, run.health, points
+    assert len(runs) == len(race.reached)
+    return {key: value for key, value in tags.items() if key.startswith("answer")}, runs
 
 
 def _kill_while_the_store_is_made(driver, folder, chance):

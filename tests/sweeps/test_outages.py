@@ -51,7 +51,7 @@ class Sweep:
         self.name = f"test-outage-{folder.name}"
         self.output = folder.parent / f"said-{time.monotonic()}"  # the folder's disk may be full
         words = (
-            "--dataset", "digits", "--hidden-dim", HIDDEN, "--optimizers", "adam", "--z-dims", 5, 7,
+            "--dataset", "digits", "--hidden-dim", HIDDEN, "--optimizers", "adam", "--z-dims", 5, 7, "--seeds", 0,
             "--epochs", epochs, "--evaluate-every", 0, "--checkpoint-every", checkpoint_every, "--workers", RUNS,
             "--tracking-uri", uri, "--checkpoint-dir", folder / "checkpoints", "--name", self.name,
         )  # fmt: skip

@@ -48,7 +48,8 @@ def test_what_is_said_is_taken(made):
 
 
 def test_no_more_workers_than_runs(made):
-    assert made(workers=50).workers == 4
+    assert made(workers=50).workers == 40  # a race of four settings
+    assert made(Grid({"z_dim": (5, 7)}, fixed={"dataset": "digits"}, seeds=(0,)), workers=50).workers == 2
     assert made(Grid(fixed={"dataset": "digits"})).workers == 1
 
 

@@ -27,8 +27,10 @@ with ray_session(None, 1):
 
 GIVEN = """
 import json
-from sweeps.trials import InOrder
-queue = InOrder({"number": number} for number in range(3))
+from sweeps.trials import AsAsked
+from sweeps.worker import Trial
+trials = [Trial("a", {}, "1"), None, Trial("b", {}, "2", until=5)]
+queue = AsAsked(lambda: trials.pop(0) if trials else None, lambda: not trials, 3)
 print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
 """
 
@@ -42,20 +44,22 @@ folder = Path(sys.argv[1])
 with ray_session(None, 3):
     let_tune_use_waiting_workers()
     from ray import tune
-    from sweeps.trials import InOrder
+    from sweeps.trials import AsAsked
+    from sweeps.worker import Trial
 
     def trial(config):
         # Asked for one by one, the first worker would wait in vain.
-        (folder / f"here_{config['number']}").touch()
+        (folder / f"here_{config['name']}").touch()
         until = time.monotonic() + 90
         while len(list(folder.glob("here_*"))) < 3 and time.monotonic() < until:
             time.sleep(0.1)
         tune.report({"together": len(list(folder.glob("here_*")))})
 
+    trials = iter([Trial(str(number), {}, "") for number in range(3)])
     results = tune.Tuner(
         trial,
         tune_config=tune.TuneConfig(
-            search_alg=InOrder({"number": number} for number in range(3)), num_samples=3, reuse_actors=True
+            search_alg=AsAsked(lambda: next(trials, None), lambda: True, 3), num_samples=3, reuse_actors=True
         ),
         run_config=tune.RunConfig(verbose=0, storage_path=str(folder / "tune")),
     ).fit()

@@ -237,7 +237,7 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     monkeypatch.chdir(tmp_path / "elsewhere")
     before = digest(tmp_path)
     state = look_up(plan(z_dims=(5, 6)))
-    assert describe_state(state, tmp_path / "checkpoints").splitlines() == [
+    assert describe_state(state, plan()).splitlines() == [
         "to do          1 resume, 2 new, 1 retry",
         "  sgd_z5_s0  resume",
         "  sgd_z6_s0  new",
@@ -249,13 +249,13 @@ def test_a_look_shows_each_run_and_writes_nothing(client, experiment, plan, begu
     assert look_up(plan(tracking_uri=f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")).count() == {"new": 2}
     assert digest(tmp_path) == before
     client.update_run(sweep.info.run_id, status="RUNNING")
-    said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
+    said = describe_state(look_up(plan()), plan()).splitlines()[0]
     assert "on another machine or with another --checkpoint-dir" in said
     tag = lock_tag(tmp_path / "checkpoints", "sweep-0123456789abcdef.lock")
     client.set_tag(sweep.info.run_id, LOCK, tag)
-    said = describe_state(look_up(plan()), tmp_path / "checkpoints").splitlines()[0]
+    said = describe_state(look_up(plan()), plan()).splitlines()[0]
     assert said == "now            it was cut off"
-    assert describe_state(look_up(plan()), tmp_path / "checkpoints", every_run=False, gone=3).splitlines() == [
+    assert describe_state(look_up(plan()), plan(), every_run=False, gone=3).splitlines() == [
         "3 runs of a process that is gone were still marked as running",
         "to do          1 resume, 1 retry",
     ]

@@ -110,7 +110,7 @@ def test_a_broken_run_beside_good_ones(command, uri, rows, tmp_path):
     """And the command makes its store itself."""
     (tmp_path / "mlflow.db").unlink()
     done = command(
-        RUN_GRID, *SMALL, "--optimizers", "sgd", "--z-dims", 5, 7, "--learning-rates", 0.03, 1e30,
+        RUN_GRID, *SMALL, "--optimizers", "sgd", "--z-dims", 5, 7, "--seeds", 0, "--learning-rates", 0.03, 1e30,
         "--epochs", 2, "--tracking-uri", uri, "--name", "half",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "")
@@ -158,7 +158,7 @@ class Started:
 )
 def test_interrupted_in_the_middle(command, uri, rows, how, tmp_path):
     words = (
-        *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri,
+        *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--seeds", 0, "--workers", 2, "--tracking-uri", uri,
         "--checkpoint-every", 1_000_000,  # so that there is none but the interruption's
     )  # fmt: skip
     if how == "terminal":
@@ -231,7 +231,7 @@ def test_however_it_ends_no_run_is_running_after_the_next_start_of_any_command(c
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     started = Started(
-        *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--workers", 2, "--tracking-uri", uri,
+        *LONG, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--seeds", 0, "--workers", 2, "--tracking-uri", uri,
         "--name", "cut", stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal(theirs),
     )  # fmt: skip
     os.close(theirs)
@@ -270,7 +270,7 @@ def test_however_it_ends_no_run_is_running_after_the_next_start_of_any_command(c
 @pytest.mark.slow
 def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
     started = Started(
-        *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--epochs", 60, "--workers", 1,
+        *SMALL, "--optimizers", "sgd", "--z-dims", 5, 6, 7, "--seeds", 0, "--epochs", 60, "--workers", 1,
         "--tracking-uri", uri, "--name", "killed", "--retries", 0,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

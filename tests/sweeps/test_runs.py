@@ -8,7 +8,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from gan_core.compat import context_tags
 from sweeps.grid import AxesWhen, Grid, Setting, parse_sweep
-from sweeps.runs import add_child, add_commit, begin_sweep, colours, commits, settle
+from sweeps.runs import add_child, begin_sweep, colours, commits, settle, take_up
 
 
 @pytest.fixture
@@ -158,12 +158,12 @@ def test_a_run_knows_the_commits_that_trained_it(client, run_of, monkeypatch, be
     monkeypatch.setitem(context_tags(), MLFLOW_GIT_COMMIT, "bbb")
     run_id = run_of(before, begun)
     for _ in range(2):
-        add_commit(client, run_id)
+        take_up(client, run_id)
         assert commits(client.get_run(run_id).data.tags) == after
 
 
 def test_outside_of_a_repository_nothing_is_known(client, run_of, monkeypatch):
     monkeypatch.delitem(context_tags(), MLFLOW_GIT_COMMIT, raising=False)
     run_id = run_of("")
-    add_commit(client, run_id)
+    take_up(client, run_id)
     assert commits(client.get_run(run_id).data.tags) == []

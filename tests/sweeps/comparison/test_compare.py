@@ -8,7 +8,7 @@ from scipy import stats
 from gan_core import metric_names as names
 from sweeps.comparison.compare import Contrast, compare, over_epochs
 from sweeps.comparison.records import FINISHED
-from sweeps.comparison.statistics import LEVEL, Estimate
+from sweeps.inference import LEVEL, Estimate
 
 
 @pytest.fixture

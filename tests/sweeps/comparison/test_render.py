@@ -13,8 +13,8 @@ from sweeps.comparison.render import (
     some,
     to_markdown,
 )
-from sweeps.comparison.statistics import Estimate
-from sweeps.comparison.statistics import interval as interval_of
+from sweeps.inference import Estimate
+from sweeps.inference import interval as interval_of
 
 
 @pytest.mark.parametrize(

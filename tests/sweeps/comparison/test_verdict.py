@@ -8,6 +8,7 @@ import pytest
 from sweeps.comparison.compare import compare
 from sweeps.comparison.render import render
 from sweeps.comparison.verdict import Verdict, give_verdict, held_equal
+from sweeps.race import Rules
 
 FOUR = {("sgd", 20): 5.0, ("sgd", 50): 7.0, ("adam", 20): 25.0, ("adam", 50): 27.0}
 SAID = """{% import "verdict.j2" as say with context %}{{ say.headline(c, verdict) }}
@@ -196,3 +197,57 @@ def test_the_words_of_the_cautions(say, made_up):
     assert "Mode-collapsed: adam_z20." in said
     assert "Collapsed: sgd_z20 (1 of 4 runs)." in said
     assert "geometric mean of 4 seeds" in said
+
+
+RULES = Rules(epochs=20)
+
+
+def test_the_words_of_a_race_with_a_best_setting(say, made_up):
+    headline, text = say(made_up.settings(FOUR), rules=RULES)
+    assert headline == "Best: sgd_z20, of 4 settings, at 95 % confidence."
+    assert re.search(r"On fresh seeds, .* sgd_z20 has an fd of 4\.\d+ \(4\.\d+ to 5\.\d+, 2 seeds\)\.", text)
+    assert "3 of 4 settings were dropped on the way." in text
+    assert "five seeds of every setting are 20." in text
+    assert "Holm" not in text
+
+
+def test_the_words_of_a_race_between_equals(say, made_up):
+    fds = {("sgd", 20): 5.0, ("sgd", 50): 5.02, ("adam", 20): 25.0}
+    headline, _ = say(made_up.settings(fds, seeds=10, spread=0.01), rules=RULES)
+    assert headline == (
+        "Equal: sgd_z20 and sgd_z50 are within 10 % of each other, and the other 1 is worse, at 95 % confidence."
+    )
+    fds.pop(("adam", 20))
+    headline, text = say(made_up.settings(fds, seeds=3, spread=0.01), rules=replace(RULES, max_seeds=3))
+    assert headline == "Equal: sgd_z20 and sgd_z50 are within 10 % of each other, at 95 % confidence."
+    assert "No seeds were left to measure its fd afresh, so the fd below is flattered by the choice." in text
+
+
+def test_the_words_of_a_race_that_is_open_or_not_over(say, made_up):
+    fds = {("sgd", 20): 5.0, ("sgd", 50): 5.4}
+    headline, _ = say(made_up.settings(fds, seeds=10, spread=0.5), rules=RULES)
+    assert re.fullmatch(
+        r"Open: sgd_z20 and sgd_z50 may be the best, and sgd_z[25]0 leads\. "
+        r"As it looks, an answer takes about \d+ seeds of each; allowed are 10\.",
+        headline,
+    )
+    headline, _ = say(made_up.settings(FOUR, seeds=1), rules=RULES)
+    assert headline == "No answer yet: sgd_z20, sgd_z50, adam_z20 and adam_z50 may be the best."
+    only = [run for run in made_up.settings(FOUR, seeds=1) if "adam" not in run.name]
+    absent = [(f"adam_z{z}_s0", f"adam_z{z}", "SCHEDULED", "") for z in (20, 50)]
+    headline, _ = say(only, absent, rules=RULES)  # a setting that has not begun is in the race, too
+    assert headline == "No answer yet: sgd_z20, sgd_z50, adam_z20 and adam_z50 may be the best."
+
+
+def test_of_unusable_settings_a_race_has_its_answer_as_well(say, made_up):
+    runs = [replace(run, health="collapsed") for run in made_up.settings(FOUR)]
+    headline, _ = say(runs, rules=RULES)
+    assert headline.startswith("Use none of these: no run made usable images. Best: sgd_z20, of 4 settings")
+
+
+def test_a_run_that_was_dropped_does_not_count_and_is_not_called_missing(give, made_up):
+    runs = made_up.settings(FOUR)
+    dropped = replace(runs[-1], dropped="after epoch 1 of seed 4")
+    assert not dropped.finished
+    verdict = give([*runs[:-1], dropped], rules=RULES)
+    assert (verdict.kind, verdict.left_out) == ("raced", {})

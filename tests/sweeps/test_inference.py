@@ -4,18 +4,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, special, stats
+from statsmodels.stats.weightstats import ttost_ind
 
-from sweeps.comparison.statistics import (
+from sweeps.inference import (
     LEVEL,
     MOST_SEEDS,
+    VARIED,
     Estimate,
+    Group,
+    farther_apart,
     geometric_interval,
     holm,
     interval,
+    moderated,
     seeds_needed,
     spearman,
     t_test,
+    worse,
 )
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
@@ -121,3 +127,63 @@ def test_spearman():
     assert not math.isnan(spearman(x[:4], y[:4]).mean)
     assert math.isnan(spearman(x, [1.0] * 8).mean)
     assert math.isnan(spearman([], []).mean)
+
+
+def group(values, df_of_all=1e9):
+    """What a Welch test knows of these values."""
+    return Group(float(np.mean(values)), float(np.var(values, ddof=1)) / len(values), len(values) - 1, df_of_all)
+
+
+@pytest.mark.parametrize(("n", "m", "shift", "scale"), [(3, 3, 0.5, 1), (2, 6, 1.0, 5), (10, 4, -0.3, 0.2)])
+def test_worse_and_farther_apart_are_welchs_tests(n, m, shift, scale):
+    chance = np.random.default_rng(n)
+    x, y = chance.normal(0, 1, n), chance.normal(shift, scale, m)
+    assert worse(group(x), group(y)) == pytest.approx(stats.ttest_ind(x, y, equal_var=False, alternative="less").pvalue)
+    p, *_ = ttost_ind(x, y, -0.7, 0.7, usevar="unequal")
+    assert farther_apart(group(x), group(y), 0.7) == pytest.approx(p)
+
+
+def test_variances_that_lean_on_each_other_have_no_more_degrees_of_freedom_than_there_are():
+    x, y = group([1.0, 2.0, 3.0], 2.5), group([3.0, 4.0, 6.0], 2.5)
+    difference, se = y.mean - x.mean, math.sqrt(x.variance + y.variance)
+    assert worse(x, y) == pytest.approx(stats.t.sf(difference / se, 2.5))
+    assert worse(Group(1.0, 0.0, 3, 9), Group(2.0, 0.0, 3, 9)) == 1.0
+
+
+def test_moderated_variances_against_the_formulas_one_by_one():
+    samples = [[1.0, 1.3], [2.0, 2.1, 2.6], [], [5.0], [3.0, 3.01, 3.0, 3.02]]
+
+    def log_variance(sample):
+        half = (len(sample) - 1) / 2
+        return math.log(np.var(sample, ddof=1)) - special.digamma(half) + math.log(half)
+
+    for place, (variance, df) in enumerate(moderated(samples)):
+        others = [each for n, each in enumerate(samples) if n != place and len(each) > 1]
+        centre = np.mean([log_variance(each) for each in others])
+        doubt = np.mean([VARIED + special.polygamma(1, (len(each) - 1) / 2) for each in others]) / len(others)
+        half = optimize.brentq(lambda x, y=VARIED + doubt: special.polygamma(1, x) - y, 1e-3, 1e3)
+        common = math.exp(centre + special.digamma(half) - math.log(half))
+        own = max(len(samples[place]) - 1, 0)
+        squares = own * np.var(samples[place], ddof=1) if own else 0.0
+        assert df == pytest.approx(2 * half + own)
+        assert variance == pytest.approx((2 * half * common + squares) / (2 * half + own))
+
+
+def test_a_sample_alone_has_its_own_variance():
+    assert moderated([[1.0, 2.0, 4.0]]) == [(pytest.approx(np.var([1.0, 2.0, 4.0], ddof=1)), 2.0)]
+    assert moderated([]) == []
+    (first, _), (same, _) = moderated([[1.0, 1.0], [1.0, 1.0, 1.0]])  # no spread at all
+    assert 0 < first < 1e-6
+    assert 0 < same < 1e-6
+
+
+def test_moderated_variances_are_near_the_true_ones():
+    """Shrinking has to pay: nearer to the true variances than the samples' own, over many settings."""
+    chance = np.random.default_rng(0)
+    own, shrunk = [], []
+    for _ in range(200):
+        true = np.exp(chance.normal(-5, math.sqrt(VARIED), 8))
+        samples = [chance.normal(0, math.sqrt(v), 3) for v in true]
+        own.append(np.log([np.var(each, ddof=1) for each in samples]) - np.log(true))
+        shrunk.append(np.log([v for v, _ in moderated(samples)]) - np.log(true))
+    assert np.square(shrunk).mean() < 0.6 * np.square(own).mean()

@@ -1,0 +1,131 @@
+"""A race under way: its record read, the runs that it asks for handed out, and its answer told to the store."""
+
+import math
+import time
+from collections.abc import Collection, Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run, RunTag
+
+from gan_core import metric_names as names
+from gan_core.live import LiveView
+from gan_core.run import Outcome
+from gan_core.tracking.store import children_of
+from sweeps.comparison.records import read_histories
+from sweeps.grid import GridRun, text_of
+from sweeps.plan import LENGTH, Plan, render
+from sweeps.race import DIVERGED, Ask, Race, Rules, ahead, decide, likely_left, scores_of
+from sweeps.worker import Trial
+
+Key = tuple[str, int]  # a run's setting and seed
+
+
+class Racing:
+    """Hands out what the race asks for, run by run, and something likely where all of that is under way."""
+
+    def __init__(self, plan: Plan, rules: Rules, client: MlflowClient, parent: Run, view: LiveView) -> None:
+        """Read what is recorded. Raises MlflowException."""
+        self._rules, self._client, self._parent, self._view = rules, client, parent, view
+        self._settings = [setting.name for setting in plan.grid.settings()]
+        self._runs: dict[Key, GridRun] = {(run.setting.name, run.config.seed): run for run in plan.runs}
+        self._key = {run.name: key for key, run in self._runs.items()}
+        self._under_way: set[Key] = set()
+        self._tried: set[Ask] = set()  # that have ended without a score
+        self._asked = 0
+        self.scores: dict[Key, dict[int, float]] = {}
+        children = children_of(client, parent.info.experiment_id, parent.info.run_id)
+        mine = {run.info.run_id: run for run in children if run.info.run_name in self._key}
+        curves = self._curves(mine)
+        for run_id, run in mine.items():
+            finished = run.info.status == "FINISHED" and names.DROPPED not in run.data.tags
+            diverged = run.info.status == "FAILED" and run.data.tags.get(names.HEALTH) == DIVERGED
+            length = int(run.data.params.get(LENGTH, 0))
+            self._take(self._key[run.info.run_name], curves.get(run_id, {}), length, finished, diverged)
+        self.race = decide(self._settings, self.scores, rules)
+        self._tell(None)
+
+    def next(self) -> tuple[GridRun, int] | None:
+        """A run to be trained and up to which epoch; None if there is none before another one has ended."""
+        asked = [ask for ask in self.race.asked if ask not in self._tried]
+        if not asked:
+            return None
+        for ask in (*asked, *ahead(self.race, self.scores)):
+            key = (ask.setting, ask.seed)
+            if key not in self._under_way and ask.epochs not in self.scores.get(key, {}) and ask not in self._tried:
+                self._under_way.add(key)
+                return self._runs[key], ask.epochs
+        return None
+
+    def over(self) -> bool:
+        """Whether nothing more will be asked for: there is an answer, or what is asked for cannot be had."""
+        return not self._under_way and all(ask in self._tried for ask in self.race.asked)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the race has come to its end."""
+        return not self.race.asked
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None:
+        """Take in the score of a run that has ended, and decide. Raises MlflowException."""
+        key, run_id, until = self._key[trial.name], trial.run_id, trial.until or self._rules.epochs
+        self._under_way.discard(key)
+        diverged = outcome.status == "FAILED" and outcome.health == DIVERGED
+        curve = self._curves([run_id]).get(run_id, {})
+        self._take(key, curve, self._rules.epochs, outcome.status == "FINISHED", diverged)
+        if until not in self.scores.get(key, {}):
+            self._tried.add(Ask(*key, until))
+        before, self.race = self.race, decide(self._settings, self.scores, self._rules)
+        self._tell(before)
+
+    def unneeded(self, run_ids: Mapping[str, str]) -> dict[str, str]:
+        """Why runs were not trained to their ends, by id, for those that were dropped on purpose."""
+        reasons = {}
+        for (setting, _), run in self._runs.items():
+            if run.name in run_ids:
+                drop = self.race.dropped.get(setting)
+                reasons[run_ids[run.name]] = render("race", what="reason", drop=drop, number=_number)
+        return reasons
+
+    def _curves(self, run_ids: Collection[str]) -> dict[str, dict[int, float]]:
+        found = read_histories(self._client, list(run_ids), [names.FD])
+        return {run_id: curve for (run_id, _), curve in found.items()}
+
+    def _take(self, key: Key, curve: Mapping[int, float], epochs: int, finished: bool, diverged: bool) -> None:
+        scores = scores_of(curve, self._rules, epochs=epochs, finished=finished, diverged=diverged)
+        self.scores.setdefault(key, {}).update(scores)
+
+    def _tell(self, before: Race | None) -> None:
+        """Show what has changed, and keep it with the parent run."""
+        race, self._asked = self.race, self._asked + 1
+        likely = likely_left(race, self.scores)
+        self._view.foresee(likely * self._rules.epochs)
+        dropped = {name: drop for name, drop in race.dropped.items() if not before or name not in before.dropped}
+        if not before or dropped or (before.spent, before.answer) != (race.spent, race.answer):
+            self._view.note(render("race", what="round", race=race, dropped=dropped, likely=likely, number=_number))
+        tags = {
+            names.ANSWER: race.answer,
+            names.ANSWER_SETTINGS: " ".join(race.left),
+            names.ANSWER_CONFIDENCE: text_of(self._rules.confidence),
+            names.ANSWER_MARGIN: text_of(self._rules.margin),
+            names.ANSWER_MAX_SEEDS: text_of(self._rules.max_seeds),
+        }
+        if race.chosen:
+            tags[names.ANSWER_LEADS] = race.chosen
+        if race.distance:
+            low, mean, high = (text_of(round(math.exp(value), 4)) for value in sorted(race.distance[:3]))
+            tags[names.ANSWER_CHECK] = f"{race.chosen} {mean} {low} {high}"
+        now = time.time_ns() // 1_000_000
+        figures = {
+            names.RACE_LEFT: len(race.left),
+            names.RACE_EPOCHS: race.spent,
+            names.RACE_LIKELY_LEFT: likely,
+        }
+        self._client.log_batch(
+            self._parent.info.run_id,
+            metrics=[Metric(name, float(value), now, self._asked) for name, value in figures.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"

@@ -2,13 +2,14 @@
 
 What decides is the sweep's own code (sweeps/race.py). A simulated sweep has for each setting a mean log distance,
 at its end and at the rungs, and a spread over seeds. A seed's deviation at a rung has the correlation CORRELATION
-with its deviation at the end. Wrong is an answer "best" where another setting is better, an answer "equal" whose
+with its deviation at the end. Wrong is an answer "best" where another setting is better or as good, an answer "equal" whose
 settings are not all within the margin or that leaves the best out, and a dropped best. Cost is in epochs, as a
 share of five seeds of every setting. Behind a figure stands the 95 % interval of its simulation.
 
 `--family FILE.json` takes a family of your own, of any number of settings, in log distances:
-{"means": [at the end, ...], "spreads": [standard deviation over seeds, ...], "curves": [[at each rung, ...], ...]},
-the last if the settings' curves are to have shapes of their own.
+{"means": [at the end, ...], "spreads": [standard deviation over seeds, ...], "curves": [[at each rung, ...], ...],
+"rungs": [epoch, ...]}, the last two if the settings' curves are to have shapes of their own. Without "rungs" the points
+of a curve are evenly spaced before the end, epoch 100. Between points curves are straight.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from statsmodels.stats.proportion import proportion_confint
 from sweeps.race import CHECKS, Rules, decide
 
 EPOCHS = 100
-RUNGS = (5, 10, 20, 35, 60)  # epochs at which the scores are simulated, beside the end
+RUNGS = (5, 10, 20, 30, 35, 60)  # epochs at which the scores are simulated, beside the end
 BEST_TWO_AFTER = 10
 FIXED = 5  # seeds of the grid that costs are compared with
 CORRELATION = 0.5  # of a seed's deviations at a rung and at the end
@@ -138,9 +139,14 @@ def read_family(file: Path, rules: Rules) -> Family:
     found = json.loads(file.read_text(encoding="utf-8"))
     means, spreads = np.array(found["means"], dtype=float), np.array(found["spreads"], dtype=float)
     fall = FALL * (1 - np.array(RUNGS) / rules.epochs)
-    curves = np.array(found["curves"], dtype=float) if "curves" in found else means[:, None] + fall
-    if curves.shape != (len(means), len(RUNGS)) or spreads.shape != means.shape:
-        raise SystemExit(f"{file}: means and spreads should have a number for each setting, curves {len(RUNGS)}")
+    curves = means[:, None] + fall
+    given = np.array(found.get("curves", curves), dtype=float)
+    if spreads.shape != means.shape or given.ndim != 2 or len(given) != len(means):
+        raise SystemExit(f"{file}: means and spreads should have a number for each setting, curves a list for each")
+    if "curves" in found:
+        evenly = [rules.epochs * (n + 1) / (given.shape[1] + 1) for n in range(given.shape[1])]
+        places = [*found.get("rungs", evenly), rules.epochs]
+        curves = np.array([np.interp(RUNGS, places, [*curve, end]) for curve, end in zip(given, means, strict=True)])
     return lambda _: Truth(means, spreads, curves, normal)
 
 
@@ -155,9 +161,9 @@ def race(sample: Sample, rules: Rules) -> Outcome:
     found = decide(names, scores, rules)
     means = dict(zip(names, sample.truth.means, strict=True))
     left = [means[name] for name in found.left]
-    wrong = min(left) > min(means.values()) or (
-        found.answer == "equal" and max(left) - min(left) > rules.log_margin + 1e-9
-    )
+    no_best = found.answer == "best" and sum(mean <= left[0] for mean in means.values()) > 1
+    unequal = found.answer == "equal" and max(left) - min(left) > rules.log_margin + 1e-9
+    wrong = min(left) > min(means.values()) or no_best or unequal
     at = found.distance
     covers = at.low <= means[found.chosen] <= at.high if at else None
     return Outcome(wrong, found.answer != "open", _cost(found.spent, sample, rules), covers)
@@ -268,9 +274,10 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=Rules.confidence)
     parser.add_argument("--margin", type=float, default=Rules.margin)
     parser.add_argument("--max-seeds", type=int, default=Rules.max_seeds)
+    parser.add_argument("--drawn", action="store_true", help="race settings from their first seed on")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation (0)")
     args = parser.parse_args()
-    rules = Rules(EPOCHS, args.confidence, args.margin, args.max_seeds)
+    rules = Rules(EPOCHS, args.confidence, args.margin, args.max_seeds, args.drawn)
     chosen = families(rules, args.settings)
     if args.family:
         known = chosen.get(args.family) or read_family(Path(args.family), rules)

@@ -34,6 +34,10 @@ def _default_learning_rate(valid: dict[str, Any]) -> float:
     return OPTIMIZERS[valid["optimizer"]].learning_rate if "optimizer" in valid else 1.0
 
 
+def _default_momentum(valid: dict[str, Any]) -> float:
+    return OPTIMIZERS[valid["optimizer"]].momentum or 0.0 if "optimizer" in valid else 0.0
+
+
 def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
     """A field of RunConfig. short: what stands before its value in a run's name. axis: whether it can vary."""
     start = {"default_factory": default} if callable(default) else {"default": default}
@@ -57,6 +61,11 @@ class RunConfig:
         _default_learning_rate, "lr", "step size, the same for D and G; more than 0 (default: the optimizer's own)",
         gt=0, allow_inf_nan=False,
     )  # fmt: skip
+    momentum: float = _setting(
+        _default_momentum, "m",
+        "momentum of sgd and rmsprop, beta1 of adam and adamw; 0 up to less than 1 (default: the optimizer's own)",
+        ge=0, lt=1,
+    )  # fmt: skip
     objective: Annotated[str, _one_of(OBJECTIVES)] = _setting("non-saturating", "", "what D and G minimise")
     network: Annotated[str, _one_of(NETWORKS)] = _setting("mlp", "", "what G and D are made of")
     z_dim: int = _count(100, "z", "length of the noise vector z; 1 or more")
@@ -72,11 +81,19 @@ class RunConfig:
             raise ValueError(f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}")
         return self
 
+    @model_validator(mode="after")
+    def _has_momentum(self) -> Self:
+        if self.momentum and OPTIMIZERS[self.optimizer].momentum is None:
+            raise ValueError(f"momentum cannot be set for {self.optimizer}, got {self.momentum}")
+        return self
+
     @property
     def config_hash(self) -> str:
         """16 hex digits over all that decides the course of the training, so not over `epochs`, its length."""
         course = dataclasses.asdict(self)
         del course["epochs"]
+        if self.momentum == _default_momentum(course):
+            del course["momentum"]  # the field came later: runs recorded before keep their hash
         return hashlib.sha256(json.dumps(course, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,6 @@ ones that autograd calls: the clamp at −100 and the lost gradient of a saturat
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +27,8 @@ from gan_core.optimizers import OPTIMIZERS
 BACKWARD = backward_kernels()
 # By optimizer: which of its options are taken into account here.
 KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
-    "SGD": (),
-    "RMSprop": ("alpha", "eps", "weight_decay"),
+    "SGD": ("momentum",),
+    "RMSprop": ("momentum", "alpha", "eps", "weight_decay"),
     "Adam": ("betas", "eps", "weight_decay", "fused"),
     "AdamW": ("betas", "eps", "weight_decay", "fused"),
 }
@@ -58,7 +57,9 @@ def supports(config: RunConfig, plain: Callable[..., Any]) -> bool:
 
 def _agree(config: RunConfig, plain: Callable[..., Any], logit: float) -> bool:
     """Whether both steps take a tiny pair to the same weights, and give the same losses and scores."""
-    tiny = dataclasses.replace(config, optimizer="sgd", learning_rate=1.0, hidden_dim=8, z_dim=2, batch_size=4, seed=0)
+    tiny = dataclasses.replace(
+        config, optimizer="sgd", learning_rate=1.0, momentum=0.0, hidden_dim=8, z_dim=2, batch_size=4, seed=0
+    )
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=chance)
     z = torch.randn(2, 2, 4, 2, generator=chance)
@@ -188,8 +189,8 @@ class _Layer(NamedTuple):
 class _Network:
     """The two layers of G or D, and `update`: what their optimizer does once the gradients are there.
 
-    The weights lie in one vector, their gradients in another. With SGD the layers follow their gradients
-    themselves, and `update` does nothing.
+    The weights lie in one vector, their gradients in another. With SGD without momentum the layers
+    follow their gradients themselves, and `update` does nothing.
     """
 
     def __init__(self, name: str, module: nn.Module, config: RunConfig) -> None:
@@ -212,23 +213,29 @@ class _Network:
 
 
 def _optimizer(config: RunConfig, weights: Tensor, gradient: Tensor) -> tuple[Callable[[], object], dict[str, Tensor]]:
-    """The update of a network's weights, and what it keeps from step to step: nothing for SGD.
+    """The update of a network's weights, and what it keeps from step to step: nothing for SGD without momentum.
 
     Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
     """
     entry = OPTIMIZERS[config.optimizer]
-    if entry.torch_class == "SGD":
-        return lambda: None, {}
-    defaults = signature(getattr(torch.optim, entry.torch_class)).parameters
-    options = {name: parameter.default for name, parameter in defaults.items()} | dict(entry.options)
-    adam, rmsprop = optimizer_functions()
+    options = entry.arguments(config.learning_rate, config.momentum)
     step, first, second = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
+    if entry.torch_class == "SGD" and not options["momentum"]:
+        return lambda: None, {}
+    if entry.torch_class == "SGD":
+
+        def update_by_momentum() -> None:
+            weights.add_(first.mul_(options["momentum"]).add_(gradient), alpha=-config.learning_rate)
+
+        return update_by_momentum, {"momentum_buffer": first}
+    adam, rmsprop = optimizer_functions()
     take: dict[str, Any] = {"params": [weights], "grads": [gradient], "state_steps": [step]}
     take |= {"lr": config.learning_rate, "eps": options["eps"], "weight_decay": options["weight_decay"]}
     if entry.torch_class == "RMSprop":
-        take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": []}
-        update = partial(rmsprop, **take, alpha=options["alpha"], momentum=0.0, centered=False)
-        return update, {"step": step, "square_avg": first}
+        moves = options["momentum"] > 0
+        take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": [second] if moves else []}
+        update = partial(rmsprop, **take, alpha=options["alpha"], momentum=options["momentum"], centered=False)
+        return update, {"step": step, "square_avg": first, **({"momentum_buffer": second} if moves else {})}
     take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
     take |= {"beta1": options["betas"][0], "beta2": options["betas"][1], "amsgrad": False, "maximize": False}
     update = partial(adam, **take, decoupled_weight_decay=entry.torch_class == "AdamW")

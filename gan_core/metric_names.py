@@ -69,6 +69,7 @@ ANSWER_MAX_SEEDS = "answer.max_seeds"  # that a setting may have
 ANSWER_LEADS = "answer.leads"  # the setting of least distance so far
 ANSWER_CHECK = "answer.check"  # by fresh seeds: the chosen setting, its distance and the interval of that
 DROPPED = "dropped"
+SWEEP_SEARCH = "sweep.search"  # on the parent, where settings are drawn: how
 FORMAT_VERSION = "2"
 
 # Metrics of a sweep's parent run: the prefix and the setting's name; step = epoch.

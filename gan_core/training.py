@@ -83,7 +83,7 @@ class PlainStep:
 
     def __init__(self, config: RunConfig, G: Generator, D: nn.Module, make_optimizer: Any = None) -> None:
         """G, D: as `build_models` makes them; make_optimizer: parameters → optimizer, by default the config's."""
-        make = make_optimizer or partial(OPTIMIZERS[config.optimizer].build, config.learning_rate)
+        make = make_optimizer or partial(OPTIMIZERS[config.optimizer].build, config.learning_rate, config.momentum)
         self.G, self.D = G, D
         self.G_parameters = list(G.parameters())
         self.G_optimizer, self.D_optimizer = make(self.G_parameters), make(D.parameters())

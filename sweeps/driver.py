@@ -132,7 +132,7 @@ def _train_what_is_left(
             reasons = {run_ids[name]: end.reason for name, end in outcomes.items() if end.status != "PAUSED"}
             try:
                 if racing and racing.over():
-                    drop(client, parent, racing.unneeded(run_ids))
+                    drop(client, parent, racing.reasons())
                 statuses = settle(client, parent, cut_off, reasons, _replaced(state, run_ids))
                 if racing and not racing.decided and set(statuses.values()) <= {"FINISHED"}:
                     end_run(client, parent.info.run_id, cut_off)  # all that was begun is whole, the race is not
@@ -140,9 +140,10 @@ def _train_what_is_left(
                 if cut_off != "KILLED":
                     raise
                 _print(console, "incomplete", plan, error)
-    mine = [run_ids[step.run.name] for step in state.steps if step.run.name in run_ids]
+    wanted = racing.names if racing else [step.run.name for step in state.steps]
+    mine = [run_ids[name] for name in wanted if name in run_ids]
     whole = {statuses[run_id] for run_id in mine} == {"FINISHED"}
-    return parent, whole and (racing.decided if racing else len(mine) == len(state.steps))
+    return parent, whole and (racing.decided if racing else len(mine) == len(wanted))
 
 
 def _next(racing: Racing, begin: Callable[..., Trial], view: LiveView) -> Trial | None:
@@ -163,7 +164,7 @@ def _common(plan: Plan, prepared: Prepared, needs: Needs | None) -> Common:
         stop_file=str(stop_file(plan)),
         tracking_uri=plan.tracking_uri,
         needs=needs,
-        rungs=(plan.rules.rung,) if plan.rules else (),
+        rungs=plan.rules.rungs if plan.rules else (),
     )
 
 
@@ -181,9 +182,12 @@ def _beginner(
     begun: set[str] = set()
 
     def begin(run: GridRun, until: int | None = None) -> Trial:
-        step = steps[run.name]
+        step = steps.get(run.name) or state.step_of(run)
         if run.name not in begun:
             begun.add(run.name)
+            if run.name not in steps:  # a search has chosen it
+                state.steps.append(step)
+                colour.update(colours([each.run.setting for each in state.steps]))
             if step.run_id:
                 take_up(client, step.run_id)
             run_ids[run.name] = step.run_id or add_child(client, parent, run, colour[run.setting.name])

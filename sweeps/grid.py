@@ -4,18 +4,19 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 
 from gan_core.config import FIELDS, STRICT, RunConfig, extra, make_config, make_record, parse_value
 from gan_core.errors import UserError
+from sweeps.search import BATCH, MOST_TRIES, Choose, Found, Range, Values, sobol, tpe
 
-Values = tuple[Any, ...]
 SEEDS_OR_RACE = "seeds are for a fixed grid, until, margin and max_seeds for a race: give one or the other"
+PARTS = ("seeds", "race", "settings", "search", "fixed", "axes", "axes_when")  # of a sweep file
 SEED = "seed"  # it repeats a setting, and so is no axis
 
 
@@ -23,7 +24,7 @@ class AxesWhen(NamedTuple):
     """Axes of those settings alone whose fields have these values."""
 
     when: Mapping[str, Any]
-    axes: Mapping[str, Values]
+    axes: Mapping[str, Values | Range]
 
 
 class Setting(NamedTuple):
@@ -54,15 +55,28 @@ class RaceOptions:
     max_seeds: int = Field(10, ge=2, le=1000, description="race: seeds that a setting may have; 2 or more")
 
 
+@strict_dataclass(frozen=True, kw_only=True, config=STRICT)
+class DrawOptions:
+    """How settings are drawn, instead of all combinations."""
+
+    settings: int | None = Field(
+        None, ge=2, le=10_000, description="draw so many settings from the axes, whose ranges need it (default: all)"
+    )
+    search: Literal["sobol", "tpe"] = Field(
+        "sobol", description="how they are drawn: sobol, evenly, or tpe, by what was found so far"
+    )
+
+
 @dataclass(frozen=True)
 class Grid:
     """What a sweep varies and what it does not. Make one with `read_sweep_file` or `checked`."""
 
-    axes: Mapping[str, Values] = field(default_factory=dict)
+    axes: Mapping[str, Values | Range] = field(default_factory=dict)
     axes_when: Sequence[AxesWhen] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)  # a field that stands nowhere has its default
     seeds: Sequence[int] = ()  # of a race all that it may come to; empty: not said, which means 0
     race: RaceOptions | None = None
+    draw: DrawOptions | None = None
 
     def fields(self) -> list[str]:
         """The fields that vary, in the order of the names: one that depends on others right after these."""
@@ -74,15 +88,33 @@ class Grid:
         return order
 
     def settings(self) -> list[Setting]:
-        """Every setting; the last field varies fastest."""
-        return [Setting(_name(values), values) for values in self._combinations(self.fields(), {})]
+        """Every setting; the last field varies fastest. If settings are searched for, the first of them."""
+        if self.draw is None or self.draw.settings is None:
+            return [Setting(_name(values), values) for values in self._combinations(self.fields(), {})]
+        first = self.draw.settings if self.draw.search == "sobol" else min(BATCH, self.draw.settings)
+        return self._drawn(sobol(self.fields()), first)
 
-    def runs(self) -> list[GridRun]:
-        """A config for each setting and seed; seed by seed, so that no setting has to wait.
+    @property
+    def search(self) -> str:
+        """How settings are drawn; empty where they are all combinations."""
+        return self.draw.search if self.draw and self.draw.settings else ""
+
+    @property
+    def wanted(self) -> int:
+        """How many settings there are to be."""
+        return self.draw.settings if self.draw and self.draw.settings else len(self.settings())
+
+    def more_settings(self, found: Sequence[Found]) -> list[Setting]:
+        """The next settings of a search, by what was found; the same finds give the same settings."""
+        count = min(BATCH, self.wanted - len(found))
+        return self._drawn(tpe(found, self._chosen), count, [_name(one.values) for one in found])
+
+    def runs(self, settings: Sequence[Setting] = ()) -> list[GridRun]:
+        """A config for each setting and seed; seed by seed, so that no setting has to wait. settings: (all).
 
         Raises UserError for a value that RunConfig refuses, and for two settings that would share a name.
         """
-        settings = self.settings()
+        settings = settings or self.settings()
         names = [setting.name for setting in settings]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"two settings would be called {doubled}: their values are too much alike")
@@ -101,19 +133,38 @@ class Grid:
             yield chosen
             return
         name, *others = left
-        values = self.axes.get(name) or next(
-            (
-                condition.axes[name]
-                for condition in self.axes_when
-                if name in condition.axes and condition.when.items() <= chosen.items()
-            ),
-            None,
-        )
+        values = self._values(name, chosen)
+        if isinstance(values, Range):
+            raise UserError(f"{name} has a range: say how many settings to draw, such as --settings 32")
         if values is None:  # no condition holds: the field has its default
             yield from self._combinations(others, chosen)
             return
         for value in values:
             yield from self._combinations(others, {**chosen, name: value})
+
+    def _values(self, name: str, chosen: Mapping[str, Any]) -> Values | Range | None:
+        """What a field can be where others have been chosen; None: its default."""
+        conditions = (each for each in self.axes_when if name in each.axes and each.when.items() <= chosen.items())
+        return self.axes.get(name) or next((condition.axes[name] for condition in conditions), None)
+
+    def _chosen(self, choose: Choose) -> dict[str, Any]:
+        chosen: dict[str, Any] = {}
+        for name in self.fields():
+            if (values := self._values(name, chosen)) is not None:
+                chosen[name] = choose(name, values)
+        return chosen
+
+    def _drawn(self, choices: Iterator[Choose], count: int, there: Sequence[str] = ()) -> list[Setting]:
+        found: dict[str, Setting] = {}
+        for choose in islice(choices, MOST_TRIES * (count + len(there))):
+            values = self._chosen(choose)
+            if (name := _name(values)) not in there:
+                found.setdefault(name, Setting(name, values))
+            if len(found) == count:
+                return list(found.values())
+        raise UserError(
+            f"{count + len(there)} settings cannot be drawn: {len(found) + len(there)} different ones were found"
+        )
 
 
 def checked(grid: Grid) -> tuple[Grid, list[str]]:
@@ -138,7 +189,12 @@ def checked(grid: Grid) -> tuple[Grid, list[str]]:
         AxesWhen(when, {name: _once(name, values, notes) for name, values in its.items()})
         for when, its in grid.axes_when
     ]
-    seeds = _once("seeds", tuple(grid.seeds), notes) if grid.seeds else ()
+    seeds: Any = _once("seeds", tuple(grid.seeds), notes) if grid.seeds else ()
+    if grid.draw and grid.draw.search != "sobol":
+        if grid.draw.settings is None:
+            raise UserError(f"--search {grid.draw.search} should know how many settings to try, such as --settings 32")
+        if seeds and not grid.race:
+            raise UserError(f"--search {grid.draw.search} goes with a race, not with seeds: leave the seeds out")
     return replace(grid, axes=axes, axes_when=axes_when, seeds=seeds), notes
 
 
@@ -154,8 +210,11 @@ def _check_conditions(grid: Grid) -> None:
         for name, value in when.items():
             if name not in grid.axes:
                 raise UserError(f"{', '.join(axes)} depends on {name}, which is not among the axes")
-            if value not in grid.axes[name]:
-                values = ", ".join(map(text_of, grid.axes[name]))
+            among = grid.axes[name]
+            if isinstance(among, Range):
+                raise UserError(f"{', '.join(axes)} depends on {name}, which is a range: give it a list")
+            if value not in among:
+                values = ", ".join(map(text_of, among))
                 raise UserError(f"{', '.join(axes)} is given for {name} {text_of(value)}, which is not among {values}")
         for name in axes:
             if name in grid.axes:
@@ -167,7 +226,9 @@ def _check_conditions(grid: Grid) -> None:
                 raise UserError(f"{name} is given twice for the same settings")
 
 
-def _once(name: str, given: Values, notes: list[str]) -> Values:
+def _once(name: str, given: Values | Range, notes: list[str]) -> Values | Range:
+    if isinstance(given, Range):
+        return given
     if not given:
         raise UserError(f"{name} is empty: give at least one value")
     once = tuple(dict.fromkeys(given))
@@ -188,7 +249,7 @@ def parse_axis(text: str) -> tuple[str, Values]:
 
 
 def read_sweep_file(path: Path) -> Grid:
-    """The grid that a TOML file describes, not checked yet: `seeds` or [race], [fixed], [axes], [[axes_when]].
+    """The grid that a TOML file describes, not checked yet; docs/axes.md says what can be in it.
 
     Raises UserError if the file cannot be read, or has anything else in it.
     """
@@ -203,13 +264,14 @@ def read_sweep_file(path: Path) -> Grid:
 def parse_sweep(text: str) -> Grid:
     """The same of the file's text. Raises UserError and tomllib.TOMLDecodeError."""
     content = tomllib.loads(text)
-    if unknown := content.keys() - {"seeds", "race", "fixed", "axes", "axes_when"}:
-        raise UserError(f"there is no {min(unknown)} in a sweep file; there are seeds, race, fixed, axes and axes_when")
+    if unknown := content.keys() - set(PARTS):
+        raise UserError(f"there is no {min(unknown)} in a sweep file; there are {', '.join(PARTS)}")
     if content.keys() >= {"seeds", "race"}:
         raise UserError(SEEDS_OR_RACE)
     conditions = content.get("axes_when", [])
     if not isinstance(conditions, list) or not all(isinstance(each, dict) for each in conditions):
         raise UserError("axes_when should be written as [[axes_when]]")
+    drawn: dict[str, Any] = {name: content[name] for name in ("settings", "search") if name in content}
     grid = Grid(
         axes=_axes("axes", content.get("axes", {})),
         axes_when=[
@@ -221,6 +283,7 @@ def parse_sweep(text: str) -> Grid:
         ],
         fixed=_table("fixed", content.get("fixed", {})),
         seeds=_list("seeds", content.get("seeds", [])),
+        draw=make_record(DrawOptions, drawn) if drawn else None,
     )
     if not grid.seeds and "seeds" in content:
         raise UserError("seeds is empty: give at least one value")
@@ -237,13 +300,11 @@ def sweep_text(grid: Grid) -> str:
     import tomli_w
 
     content: dict[str, Any] = {
+        **(asdict(grid.draw) if grid.draw else {}),
         **({"race": asdict(grid.race)} if grid.race else {"seeds": list(grid.seeds)}),
         "fixed": dict(grid.fixed),
-        "axes": {name: list(values) for name, values in grid.axes.items()},
-        "axes_when": [
-            {"when": dict(when), **{name: list(values) for name, values in axes.items()}}
-            for when, axes in grid.axes_when
-        ],
+        "axes": _written(grid.axes),
+        "axes_when": [{"when": dict(when), **_written(axes)} for when, axes in grid.axes_when],
     }
     return tomli_w.dumps({name: value for name, value in content.items() if value})
 
@@ -254,8 +315,13 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _axes(name: str, value: Any) -> dict[str, Values]:
-    return {axis: _list(axis, values) for axis, values in _table(name, value).items()}
+def _axes(name: str, value: Any) -> dict[str, Values | Range]:
+    axes = _table(name, value)
+    return {axis: Range.read(axis, its) if isinstance(its, dict) else _list(axis, its) for axis, its in axes.items()}
+
+
+def _written(axes: Mapping[str, Values | Range]) -> dict[str, Any]:
+    return {name: asdict(its) if isinstance(its, Range) else list(its) for name, its in axes.items()}
 
 
 def _list(name: str, value: Any) -> Values:
@@ -271,6 +337,11 @@ def _name(values: Mapping[str, Any]) -> str:
 def _label(name: str, value: Any) -> str:
     """A value as a part of a name: z_dim 100 → z100. Nothing but what a file can be called."""
     return re.sub(r"[^\w.+-]+", "-", f"{extra(name)['short']}{text_of(value)}", flags=re.ASCII)
+
+
+def texts(values: Values | Range) -> str:
+    """All values of an axis, by a space; or its range."""
+    return str(values) if isinstance(values, Range) else " ".join(map(text_of, values))
 
 
 def text_of(value: Any) -> str:

@@ -25,8 +25,9 @@ from gan_core.errors import UserError
 from gan_core.locks import hold, lock_tag
 from gan_core.storage import StoragePath, checkpoint_folder
 from gan_core.tracking.store import check_store, redact, resolve_uri, sqlite_file
-from sweeps.grid import SEED, Grid, GridRun, RaceOptions, raced, text_of
+from sweeps.grid import SEED, Grid, GridRun, RaceOptions, raced, text_of, texts
 from sweeps.race import Rules, bounds
+from sweeps.search import BATCH
 
 LENGTH = "epochs"  # how far a run goes: a sweep in which it is raised is still the same sweep
 
@@ -74,7 +75,9 @@ class Plan:
         """Of a race; None for a fixed grid."""
         if (race := self.grid.race) is None:
             return None
-        return Rules(self.runs[0].config.epochs, race.until, race.margin, race.max_seeds)
+        drawn = self.grid.search
+        batch = BATCH if drawn not in ("", "sobol") else None
+        return Rules(self.runs[0].config.epochs, race.until, race.margin, race.max_seeds, bool(drawn), batch)
 
     def common(self) -> dict[str, Any]:
         """What all its runs have in common, by field; without a default that follows from other fields."""
@@ -166,7 +169,7 @@ def locked(plan: Plan) -> Iterator[None]:
 
 def describe_plan(plan: Plan) -> str:
     """The plan in words, a line each: what, how long, how many at a time, from where, to where."""
-    settings, rules = len(plan.grid.settings()), plan.rules
+    settings, rules = plan.grid.wanted, plan.rules
     return render(
         "plan",
         plan=plan,
@@ -187,7 +190,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["text"] = text_of
+    environment.filters |= {"text": text_of, "texts": texts}
     return environment.get_template(f"{template}.txt.j2").render(values).rstrip("\n")
 
 

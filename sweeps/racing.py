@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
 
@@ -12,9 +13,10 @@ from gan_core.live import LiveView
 from gan_core.run import Outcome
 from gan_core.tracking.store import children_of
 from sweeps.comparison.records import read_histories
-from sweeps.grid import GridRun, text_of
+from sweeps.grid import GridRun, Setting, text_of
 from sweeps.plan import LENGTH, Plan, render
 from sweeps.race import DIVERGED, Ask, Race, Rules, ahead, decide, likely_left, scores_of
+from sweeps.search import Found
 from sweeps.worker import Trial
 
 Key = tuple[str, int]  # a run's setting and seed
@@ -26,23 +28,57 @@ class Racing:
     def __init__(self, plan: Plan, rules: Rules, client: MlflowClient, parent: Run, view: LiveView) -> None:
         """Read what is recorded. Raises MlflowException."""
         self._rules, self._client, self._parent, self._view = rules, client, parent, view
-        self._settings = [setting.name for setting in plan.grid.settings()]
-        self._runs: dict[Key, GridRun] = {(run.setting.name, run.config.seed): run for run in plan.runs}
-        self._key = {run.name: key for key, run in self._runs.items()}
+        self._grid = plan.grid
+        self._settings: dict[str, Setting] = {}
+        self._runs: dict[Key, GridRun] = {}
+        self._key: dict[str, Key] = {}  # by the runs' names
         self._under_way: set[Key] = set()
         self._tried: set[Ask] = set()  # that have ended without a score
         self._asked = 0
         self.scores: dict[Key, dict[int, float]] = {}
-        children = children_of(client, parent.info.experiment_id, parent.info.run_id)
-        mine = {run.info.run_id: run for run in children if run.info.run_name in self._key}
-        curves = self._curves(mine)
-        for run_id, run in mine.items():
-            finished = run.info.status == "FINISHED" and names.DROPPED not in run.data.tags
-            diverged = run.info.status == "FAILED" and run.data.tags.get(names.HEALTH) == DIVERGED
-            length = int(run.data.params.get(LENGTH, 0))
-            self._take(self._key[run.info.run_name], curves.get(run_id, {}), length, finished, diverged)
-        self.race = decide(self._settings, self.scores, rules)
+        self._children = children_of(client, parent.info.experiment_id, parent.info.run_id)
+        self._enter(plan.grid.settings())
+        self.race = self._decide()
         self._tell(None)
+
+    def _enter(self, settings: Sequence[Setting]) -> None:
+        """These settings enter the race, with what is recorded of them."""
+        self._settings |= {setting.name: setting for setting in settings}
+        for run in self._grid.runs(settings):
+            self._runs[run.setting.name, run.config.seed] = run
+            self._key[run.name] = run.setting.name, run.config.seed
+        new = {setting.name for setting in settings}
+        there = {
+            child.info.run_id: child
+            for child in self._children
+            if child.data.tags.get(names.SETTING) in new and child.info.run_name in self._key
+        }
+        curves = self._curves(there)
+        for run_id, child in there.items():
+            finished = child.info.status == "FINISHED" and names.DROPPED not in child.data.tags
+            diverged = child.info.status == "FAILED" and child.data.tags.get(names.HEALTH) == DIVERGED
+            length = int(child.data.params.get(LENGTH, 0))
+            self._take(self._key[child.info.run_name], curves.get(run_id, {}), length, finished, diverged)
+
+    def _decide(self) -> Race:
+        """The race as it stands; where it waits for settings to be chosen, these are chosen."""
+        while True:
+            more = len(self._settings) < self._grid.wanted
+            race = decide(list(self._settings), self.scores, self._rules, more=more)
+            if race.asked or not more:
+                return race
+            self._enter(self._grid.more_settings([self._found(race, setting) for setting in self._settings.values()]))
+
+    def _found(self, race: Race, setting: Setting) -> Found:
+        """What a search is told: the mean over the setting's seeds; of one that was dropped before, how it looked."""
+        end = self._rules.epochs
+        ends = [
+            self.scores[key][end] for key, epochs in race.reached.items() if key[0] == setting.name and epochs == end
+        ]
+        drop = race.dropped.get(setting.name)
+        if ends or not drop or not drop.leader:
+            return Found(setting.values, float(np.mean(ends)) if ends else math.inf)
+        return Found(setting.values, self.scores[drop.leader, 0].get(end, 0.0) + math.log(drop.ratio))
 
     def next(self) -> tuple[GridRun, int] | None:
         """A run to be trained and up to which epoch; None if there is none before another one has ended."""
@@ -74,17 +110,21 @@ class Racing:
         self._take(key, curve, self._rules.epochs, outcome.status == "FINISHED", diverged)
         if until not in self.scores.get(key, {}):
             self._tried.add(Ask(*key, until))
-        before, self.race = self.race, decide(self._settings, self.scores, self._rules)
+        before, self.race = self.race, self._decide()
         self._tell(before)
 
-    def unneeded(self, run_ids: Mapping[str, str]) -> dict[str, str]:
-        """Why runs were not trained to their ends, by id, for those that were dropped on purpose."""
-        reasons = {}
-        for (setting, _), run in self._runs.items():
-            if run.name in run_ids:
-                drop = self.race.dropped.get(setting)
-                reasons[run_ids[run.name]] = render("race", what="reason", drop=drop, number=_number)
-        return reasons
+    @property
+    def names(self) -> Collection[str]:
+        """The runs that can be asked for."""
+        return self._key
+
+    def reasons(self) -> dict[str, str]:
+        """Why a run of it need not be trained to its end, by its name."""
+        dropped = self.race.dropped
+        return {
+            name: render("race", what="reason", drop=dropped.get(setting), number=_number)
+            for name, (setting, _) in self._key.items()
+        }
 
     def _curves(self, run_ids: Collection[str]) -> dict[str, dict[int, float]]:
         found = read_histories(self._client, list(run_ids), [names.FD])

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +43,11 @@ class SweepState:
 
     parent: Run | None
     steps: list[Step] = field(default_factory=list)
+    there: Mapping[str | None, list[Run]] = field(default_factory=dict)  # the sweep's runs, by their config's hash
+
+    def step_of(self, run: GridRun) -> Step:
+        """The step of a run that the plan does not have: a search has chosen its setting."""
+        return _step(run, self.there.get(run.config.config_hash, []), lengths_vary=False)
 
     def unfinished(self) -> bool:
         """Whether the store has the sweep as one that is running."""
@@ -103,7 +108,8 @@ def sweep_state(client: MlflowClient, experiment_id: str, plan: Plan) -> SweepSt
     for child in children_of(client, experiment_id, parent.info.run_id):
         there.setdefault(child.data.tags.get(names.CONFIG_HASH), []).append(child)
     lengths_vary = LENGTH in plan.grid.fields()
-    return SweepState(parent, [_step(run, there.get(run.config.config_hash, []), lengths_vary) for run in plan.runs])
+    steps = [_step(run, there.get(run.config.config_hash, []), lengths_vary) for run in plan.runs]
+    return SweepState(parent, steps, there)
 
 
 def find_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Run | None:

@@ -30,9 +30,9 @@ from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
 from sweeps.grid import (
     SEEDS_OR_RACE,
     AxesWhen,
+    DrawOptions,
     Grid,
     RaceOptions,
-    Values,
     checked,
     parse_axis,
     raced,
@@ -40,6 +40,7 @@ from sweeps.grid import (
 )
 from sweeps.plan import Plan, WorkerOptions, describe_plan, locked, make_plan
 from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.search import Values
 
 if TYPE_CHECKING:
     from sweeps.driver import Prepared
@@ -130,7 +131,10 @@ def grid_asked_for(args: Namespace) -> Grid:
 
 
 def _seeded(grid: Grid, args: Namespace) -> Grid:
-    """The grid with the seeds of the command line, or raced as that says. Raises UserError."""
+    """The grid with the seeds of the command line, or raced as that says, and drawn. Raises UserError."""
+    if drawn := given(args, DrawOptions):
+        before = dataclasses.asdict(grid.draw) if grid.draw else {}
+        grid = dataclasses.replace(grid, draw=make_record(DrawOptions, before | drawn, prefix="--"))
     options = given(args, RaceOptions)
     if args.seeds:
         if options:
@@ -206,6 +210,7 @@ def _parser() -> OneLineParser:
     settings.add_argument(
         "--seeds", nargs="+", type=int, metavar="SEED", help="each setting is trained once per seed (default: 0)"
     )
+    add_fields(settings, DrawOptions)
     add_fields(settings, RaceOptions)
     runs = parser.add_argument_group("each run", "The same for all runs, unless the field is an axis.")
     without: Any = {*AXIS_FLAGS.values(), RATE, "seed"}

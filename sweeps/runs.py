@@ -1,6 +1,7 @@
 """The MLflow runs of a sweep: one parent, one child per setting and seed, and no status that lies."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -12,6 +13,7 @@ from gan_core.compat import GIT_COMMIT_TAG, context_tags
 from gan_core.tracking.store import UNFINISHED, children_of, create_run, end_run
 from sweeps.grid import SEED, Grid, GridRun, Setting, sweep_text, text_of
 from sweeps.plan import LENGTH, Plan
+from sweeps.search import Range
 
 KIND = "grid"
 COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # strong ones first
@@ -25,6 +27,8 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
     """
     params = {name: text_of(value) for name, value in plan.common().items()} | _axes_as_params(plan.grid)
     tags = {names.LOCK: lock, names.SWEEP_AXES: " ".join(plan.grid.fields())}
+    if plan.grid.search:
+        tags[names.SWEEP_SEARCH] = plan.grid.search
     if found:
         before = found.data.params
         tags |= {f"{names.SWEEP_NOW}{name}": value for name, value in params.items() if before.get(name) != value}
@@ -44,12 +48,12 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
 
 def _axes_as_params(grid: Grid) -> dict[str, str]:
     """Every value of each axis and of the seed, by a space."""
-    values = {name: dict.fromkeys(grid.axes.get(name, ())) for name in grid.fields()}
-    for condition in grid.axes_when:
-        for name, its in condition.axes.items():
-            values[name] |= dict.fromkeys(its)
-    values[SEED] = dict.fromkeys(grid.seeds)
-    return {name: " ".join(map(text_of, each)) for name, each in values.items()}
+    values: dict[str, list[Any]] = {name: [] for name in grid.fields()}
+    for axes in (grid.axes, *(condition.axes for condition in grid.axes_when)):
+        for name, its in axes.items():
+            values[name] += [its] if isinstance(its, Range) else its
+    values[SEED] = list(grid.seeds)
+    return {name: " ".join(map(text_of, dict.fromkeys(each))) for name, each in values.items()}
 
 
 def add_child(client: MlflowClient, parent: Run, run: GridRun, colour: str) -> str:
@@ -85,10 +89,10 @@ def colours(settings: Iterable[Setting]) -> dict[str, str]:
 
 
 def drop(client: MlflowClient, parent: Run, reasons: Mapping[str, str]) -> None:
-    """End the children that wait or were cut off and need not go on; `reasons`: why not, by id, which becomes a tag."""
+    """End the children that wait or were cut off and need not go on; reasons: why not, by name, which becomes a tag."""
     for run in children_of(client, parent.info.experiment_id, parent.info.run_id):
-        if run.info.status in ("SCHEDULED", "KILLED") and run.info.run_id in reasons:
-            client.set_tag(run.info.run_id, names.DROPPED, reasons[run.info.run_id])
+        if run.info.status in ("SCHEDULED", "KILLED") and run.info.run_name in reasons:
+            client.set_tag(run.info.run_id, names.DROPPED, reasons[run.info.run_name])
             if names.FAILURE_REASON in run.data.tags:
                 client.delete_tag(run.info.run_id, names.FAILURE_REASON)
             end_run(client, run.info.run_id, "FINISHED")

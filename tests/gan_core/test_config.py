@@ -10,12 +10,15 @@ from gan_core.config import RunConfig, make_config
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.losses import OBJECTIVES
-from gan_core.optimizers import OPTIMIZERS
+from gan_core.optimizers import OPTIMIZERS, OptimizerEntry
+
+HASH_BEFORE = "7ad5b832735b408d"  # of RunConfig() when it had no momentum
 
 GOOD = {
     "dataset": st.sampled_from(sorted(DATASETS)),
     "optimizer": st.sampled_from(sorted(OPTIMIZERS)),
     "learning_rate": st.floats(1e-12, 1e6),
+    "momentum": st.floats(0, 1, exclude_max=True),
     "z_dim": st.integers(1, 1_000_000),
     "hidden_dim": st.integers(1, 1_000_000),
     "batch_size": st.integers(1, 1797),
@@ -28,6 +31,7 @@ BAD = {
     "dataset": MISTYPED | st.integers() | st.text().filter(lambda name: name not in DATASETS),
     "optimizer": MISTYPED | st.integers() | st.text().filter(lambda name: name not in OPTIMIZERS),
     "learning_rate": MISTYPED | st.floats(max_value=0) | st.sampled_from([float("nan"), float("inf")]) | st.text(),
+    "momentum": MISTYPED | st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1) | st.text(),
     "device": MISTYPED | st.integers() | st.text(),
     **{
         name: MISTYPED | st.integers(max_value=least - 1) | st.floats() | st.text()
@@ -83,9 +87,25 @@ def test_the_hash_tells_every_setting_but_the_length_of_the_run(monkeypatch):
     monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
     others = {
         "objective": "another", "network": "another", "dataset": "digits", "optimizer": "adam", "learning_rate": 0.5,
-        "z_dim": 20, "hidden_dim": 64, "batch_size": 32, "device": "cuda", "seed": 1,
+        "momentum": 0.5, "z_dim": 20, "hidden_dim": 64, "batch_size": 32, "device": "cuda", "seed": 1,
     }  # fmt: skip
     hashes = {RunConfig().config_hash, *(RunConfig(**{name: value}).config_hash for name, value in others.items())}
     assert len(hashes) == 1 + len(others)
     assert {*others, "epochs"} == {field.name for field in dataclasses.fields(RunConfig)}
     assert RunConfig(epochs=7).config_hash == RunConfig().config_hash
+
+
+def test_the_momentum_is_the_optimizers_own_unless_given_and_then_the_hash_is_that_of_runs_before_the_field():
+    assert [RunConfig(optimizer=name).momentum for name in ("sgd", "adam")] == [0.0, 0.9]
+    for name in OPTIMIZERS:
+        own = RunConfig(optimizer=name)
+        assert RunConfig(optimizer=name, momentum=own.momentum).config_hash == own.config_hash
+        assert RunConfig(optimizer=name, momentum=0.5).config_hash != own.config_hash
+    assert RunConfig().config_hash == HASH_BEFORE
+
+
+def test_an_optimizer_without_momentum_refuses_one(monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "plain", OptimizerEntry("Adagrad", 0.1, 1))
+    assert RunConfig(optimizer="plain").momentum == 0
+    with pytest.raises(UserError, match="momentum cannot be set for plain"):
+        make_config(optimizer="plain", momentum=0.5)

@@ -51,6 +51,9 @@ LEAST_SQUARES = Objective(
 ADDED = {
     "optimizer": {
         "momentum": OptimizerEntry("SGD", 0.01, 1, {"momentum": 0.9}),
+        "heavy": OptimizerEntry("SGD", 0.01, 1, momentum=0.9),
+        "moving": OptimizerEntry("RMSprop", 2e-4, 2, momentum=0.5),
+        "half": OptimizerEntry("Adam", 2e-4, 2, momentum=0.5),
         "decaying-sgd": OptimizerEntry("SGD", 0.01, 0, {"weight_decay": 0.1}),
         "radford": OptimizerEntry("Adam", 2e-4, 2, {"betas": (0.5, 0.999)}),  # Radford et al., 2016
         "amsgrad": OptimizerEntry("Adam", 2e-4, 3, {"amsgrad": True}),
@@ -64,7 +67,7 @@ ADDED = {
 }
 REGISTRIES = {"optimizer": OPTIMIZERS, "objective": OBJECTIVES, "network": NETWORKS}
 ENTRIES = [(field, name) for field in REGISTRIES for name in (*REGISTRIES[field], *ADDED[field])]
-FAST = {*OPTIMIZERS, *OBJECTIVES, *NETWORKS, "radford", "decaying", "slow"}
+FAST = {*OPTIMIZERS, *OBJECTIVES, *NETWORKS, "radford", "decaying", "slow", "momentum", "heavy", "moving", "half"}
 each_entry = pytest.mark.parametrize(("field", "name"), ENTRIES)
 
 
@@ -254,6 +257,9 @@ EXPECTED_OPTIMIZER = {
     "adamw": ADAMW,
     "rmsprop": RMSPROP,
     "momentum": partial(SGD, momentum=0.9),
+    "heavy": partial(SGD, momentum=0.9),
+    "moving": partial(RMSPROP, momentum=0.5),
+    "half": partial(ADAM, betas=(0.5, 0.999)),
     "decaying-sgd": partial(SGD, weight_decay=0.1),
     "radford": partial(ADAM, betas=(0.5, 0.999)),
     "amsgrad": partial(ADAM, amsgrad=True),
@@ -274,7 +280,7 @@ def expected_of(name):
 
 # Of which entry each of those that are added is a change.
 USUAL = {
-    "momentum": "sgd", "decaying-sgd": "sgd", "radford": "adam", "amsgrad": "adam", "decaying": "adamw",
+    "momentum": "sgd", "heavy": "sgd", "moving": "rmsprop", "half": "adam", "decaying-sgd": "sgd", "radford": "adam", "amsgrad": "adam", "decaying": "adamw",
     "centered": "rmsprop", "slow": "rmsprop", "nadam": "adam", "least-squares": "non-saturating",
     "steep": "mlp",
 }  # fmt: skip

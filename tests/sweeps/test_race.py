@@ -11,7 +11,7 @@ from benchmarks.race import families, simulate
 from sweeps.race import CHECKS, Ask, Rules, ahead, bounds, decide, likely_left, scores_of
 
 RULES = Rules(100)
-EPOCHS = (RULES.rung, 100)
+EPOCHS = (5, 10, 30, 100)  # the rungs, those of drawn settings too
 
 
 def table(means, spreads, seeds=10, seed=0, fall=1.0):
@@ -21,7 +21,7 @@ def table(means, spreads, seeds=10, seed=0, fall=1.0):
     for name, mean, spread in zip("abcdefgh", means, np.broadcast_to(spreads, len(means)), strict=False):
         for number in range(seeds):
             at_rung, at_end = spread * chance.standard_normal(2)
-            scores[name, number] = {RULES.rung: mean + fall + at_rung, 100: mean + at_end}
+            scores[name, number] = dict.fromkeys(EPOCHS[:-1], mean + fall + at_rung) | {100: mean + at_end}
     return scores
 
 
@@ -189,25 +189,54 @@ def test_the_scores_of_a_run(given, expected):
     assert scores_of(rules=RULES, **{"diverged": False, **given}) == pytest.approx(expected)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_the_course_does_not_depend_on_what_was_trained_first_nor_on_what_nobody_asked_for(data):
-    means = data.draw(st.lists(st.sampled_from([1.0, 1.02, 1.3, 2.0]), min_size=2, max_size=5))
-    names = "abcde"[: len(means)]
+DRAWN = Rules(100, drawn=True)
+SEARCHED = Rules(100, drawn=True, batch=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.sampled_from([RULES, DRAWN, SEARCHED]))
+def test_the_course_does_not_depend_on_what_was_trained_first_nor_on_what_nobody_asked_for(data, rules):
+    means = data.draw(st.lists(st.sampled_from([1.0, 1.02, 1.3, 2.0]), min_size=2, max_size=8))
+    names = "abcdefgh"[: len(means)]
     scores = table(means, 0.05, seed=data.draw(st.integers(0, 9)))
-    whole = decide(names, scores, RULES)
+    whole = decide(names, scores, rules)
     known: dict = {}
-    while (race := decide(names, known, RULES)).asked:
+    while (race := decide(names, known, rules)).asked:
         assert race.dropped.items() <= whole.dropped.items()
         # Whoever is ready first, some runs of the batch alone.
         done = data.draw(st.lists(st.sampled_from(race.asked), min_size=1, unique=True))
         for ask in done:
             its = known.setdefault((ask.setting, ask.seed), {})
-            its |= {epoch: scores[ask.setting, ask.seed][epoch] for epoch in EPOCHS if epoch <= ask.epochs}
-        assert [ask for ask in race.asked if ask not in done] == decide(names, known, RULES).asked or len(done) == len(
-            race.asked
-        )
+            its |= {epoch: score for epoch, score in scores[ask.setting, ask.seed].items() if epoch <= ask.epochs}
+        left = [ask for ask in race.asked if ask not in done]
+        assert not left or decide(names, known, rules).asked == left
     assert race == whole
+
+
+def test_drawn_settings_that_cannot_catch_up_are_dropped_with_their_first_seed():
+    scores = table([1.0, 1.1, 1.9, 4.0], 0.01)
+    race = decide("abcd", scores, DRAWN)
+    assert {name: (drop.seed, drop.epoch, drop.leader) for name, drop in race.dropped.items()} == {
+        "d": (0, 10, "a"),
+        "c": (0, 30, "a"),
+        "b": (2, 100, "a"),
+    }
+    assert race.dropped["d"].ratio == pytest.approx(math.exp(3), rel=0.1)
+    assert (race.answer, race.reached["d", 0], race.reached["c", 0]) == ("best", 10, 30)
+    assert bounds(4, DRAWN)[0] <= race.spent / 100
+    whole = {run: {100: its[100]} for run, its in scores.items()}  # of a fixed grid, scored at the end alone
+    assert set(decide("abcd", whole, DRAWN).reached.values()) == {100}
+
+
+def test_a_search_is_told_of_the_best_by_more_than_one_seed_before_it_goes_on():
+    scores = table([3, 1, 2, 1.5, 1.2, 4], 0.01)
+    first = decide("abc", {}, SEARCHED, more=True)
+    assert first.asked == [Ask(name, 0, 10) for name in "abc"]
+    race = decide("abc", scores, SEARCHED, more=True)
+    assert (race.asked, race.answer, race.known) == ([], "open", {})
+    assert {run for run, epochs in race.reached.items() if epochs == 100} == {("b", 0), ("b", 1), ("b", 2)}
+    race = decide("abcdef", scores, SEARCHED)
+    assert (race.answer, race.chosen) == ("best", "b")
 
 
 @pytest.mark.parametrize("name", ["study", "rates", "random", "same", "crossing", "heavy-tailed"])

@@ -2,9 +2,9 @@
 
 What decides is the sweep's own code (sweeps/race.py). A simulated sweep has for each setting a mean log distance,
 at its end and at the rungs, and a spread over seeds. A seed's deviation at a rung has the correlation CORRELATION
-with its deviation at the end. Wrong is an answer "best" where another setting is better or as good, an answer "equal" whose
-settings are not all within the margin or that leaves the best out, and a dropped best. Cost is in epochs, as a
-share of five seeds of every setting. Behind a figure stands the 95 % interval of its simulation.
+with its deviation at the end. Wrong is an answer "best" where another setting is better or as good, an answer
+"equal" whose settings are not all within the margin or that leaves the best out, and a dropped best. Cost is in
+epochs, as a share of five seeds of every setting. Behind a figure stands the 95 % interval of its simulation.
 
 `--family FILE.json` takes a family of your own, of any number of settings, in log distances:
 {"means": [at the end, ...], "spreads": [standard deviation over seeds, ...], "curves": [[at each rung, ...], ...],

@@ -82,9 +82,11 @@ class Grid:
         """The fields that vary, in the order of the names: one that depends on others right after these."""
         order = list(self.axes)
         for condition in self.axes_when:
+            place = 1 + max(order.index(other) for other in condition.when)
             for name in condition.axes:
                 if name not in order:
-                    order.insert(1 + max(order.index(other) for other in condition.when), name)
+                    order.insert(place, name)
+                place = order.index(name) + 1
         return order
 
     def settings(self) -> list[Setting]:

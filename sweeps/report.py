@@ -2,7 +2,9 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from sweeps.comparison.compare import Comparison
+    from sweeps.comparison.records import SweepRecord
 
 PROGRAM = "report.py"
 
@@ -21,30 +24,46 @@ PROGRAM = "report.py"
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the report; the exit code."""
     args = _parser().parse_args(argv)
+    client, record = open_sweep(args)
+    from sweeps.comparison.compare import compare
+    from sweeps.comparison.page import PAGE, report_files
+
+    folder = args.output or report_folder(client.tracking_uri, record.name)
+    with store_errors(client.tracking_uri):
+        write_files(folder, report_files(client, compare(record)))
+    print(folder / PAGE)
+    return OK
+
+
+def open_sweep(args: Namespace) -> "tuple[MlflowClient, SweepRecord]":
+    """The store and the sweep that the command line names, read. Raises UserError."""
     # Only now: MLflow, matplotlib and the statistics take seconds to import.
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     uri = resolve_uri(args.tracking_uri)
     _require_store(uri)
-    from sweeps.comparison.compare import compare
-    from sweeps.comparison.page import PAGE, report_files
     from sweeps.comparison.records import find_sweep, read_sweep
     from sweeps.comparison.render import render
 
-    try:
+    with store_errors(uri):
         client = MlflowClient(uri)
         parent, namesakes = find_sweep(client, args.experiment, args.sweep)
-        folder = args.output or report_folder(uri, parent.info.run_name)
         record = read_sweep(client, parent, namesakes)
-        write_files(folder, report_files(client, compare(record)))
-    except MlflowException as error:  # a schema of another MLflow version, a server that went away
-        raise UserError(f"cannot read the store {redact(uri)}: {brief(error, uri)}") from error
     if namesakes:
         values = {"record": record, "by_id": args.sweep == record.run_id}
         print(f"{PROGRAM}: {render('namesakes.txt.j2', values)}", file=sys.stderr)
-    print(folder / PAGE)
-    return OK
+    return client, record
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """What the store cannot do is a UserError: a schema of another MLflow version, a server that went away."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"cannot read the store {redact(uri)}: {brief(error, uri)}") from error
 
 
 def report_folder(uri: str, sweep: str) -> Path:

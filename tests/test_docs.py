@@ -20,6 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PROGRAMS = {
     "sweeps/run_grid.py": "sweeps.run_grid",
     "sweeps/report.py": "sweeps.report",
+    "sweeps/rehearse.py": "sweeps.rehearse",
     "-m gan_core": "gan_core.__main__",
 }
 COMMAND = re.compile(r"^\s*(?:[A-Z_]+=\S+ )*python (-m gan_core(?!\S)|sweeps/\w+\.py)([^\n#]*)", re.M)
@@ -113,7 +114,8 @@ def test_every_file_that_a_page_names_is_there(page):
 
 def test_the_example_of_a_sweep_file_is_the_one_that_the_page_shows():
     page = (ROOT / "docs" / "axes.md").read_text()
-    assert (ROOT / "docs" / "examples" / "rates.toml").read_text() in page
+    for example in ("rates.toml", "tuned.toml"):
+        assert (ROOT / "docs" / "examples" / example).read_text() in page
 
 
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}

@@ -14,7 +14,7 @@ from gan_core import metric_names as names
 from gan_core.metric_names import SCORE_RANGES, SCORES
 from sweeps.comparison.records import RunRecord, SweepRecord
 from sweeps.inference import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, t_test
-from sweeps.race import DIVERGED, Race, decide, scores_of
+from sweeps.race import DIVERGED, Race, Rules, decide, scores_of
 
 TRAINING = (names.LOSS_D, names.LOSS_G, names.SCORE_REAL, names.SCORE_FAKE)
 
@@ -106,14 +106,7 @@ class Comparison:
         rules = self.record.rules
         if rules is None:
             return None
-        scores: dict[tuple[str, int], dict[int, float]] = {}
-        for run in self.record.runs:
-            found = scores_of(
-                run.history.get(names.FD, {}), rules, epochs=run.length, finished=run.finished,
-                diverged=run.status == "FAILED" and run.health == DIVERGED,
-            )  # fmt: skip
-            scores.setdefault((run.setting, run.seed), {}).update(found)
-        return decide(self.record.settings, scores, rules)
+        return decide(self.record.settings, scores_of_runs(self.record, rules), rules)
 
     @property
     def several(self) -> bool:
@@ -152,6 +145,17 @@ def compare(record: SweepRecord) -> Comparison:
     measured = [each for each in settings if each.fd < math.inf]
     contrasts = _contrasts(measured[0], measured[1:]) if measured else []
     return Comparison(record, axes, settings, contrasts, shown)
+
+
+def scores_of_runs(record: SweepRecord, rules: Rules) -> dict[tuple[str, int], dict[int, float]]:
+    """What a race knows of the sweep's runs, by setting and seed."""
+    scores: dict[tuple[str, int], dict[int, float]] = {}
+    for run in record.runs:
+        diverged = run.status == "FAILED" and run.health == DIVERGED
+        curve = run.history.get(names.FD, {})
+        found = scores_of(curve, rules, epochs=run.length, finished=run.finished, diverged=diverged)
+        scores.setdefault((run.setting, run.seed), {}).update(found)
+    return scores
 
 
 def over_epochs(runs: Iterable[RunRecord], metric: str) -> pd.DataFrame:

@@ -214,7 +214,7 @@ def test_the_course_does_not_depend_on_what_was_trained_first_nor_on_what_nobody
 
 
 def test_drawn_settings_that_cannot_catch_up_are_dropped_with_their_first_seed():
-    scores = table([1.0, 1.1, 1.9, 4.0], 0.01)
+    scores = table([1.0, 1.1, 2.2, 4.0], 0.01)
     race = decide("abcd", scores, DRAWN)
     assert {name: (drop.seed, drop.epoch, drop.leader) for name, drop in race.dropped.items()} == {
         "d": (0, 10, "a"),
@@ -229,7 +229,7 @@ def test_drawn_settings_that_cannot_catch_up_are_dropped_with_their_first_seed()
 
 
 def test_a_search_is_told_of_the_best_by_more_than_one_seed_before_it_goes_on():
-    scores = table([3, 1, 2, 1.5, 1.2, 4], 0.01)
+    scores = table([3, 1, 2.5, 1.5, 1.2, 4], 0.01)
     first = decide("abc", {}, SEARCHED, more=True)
     assert first.asked == [Ask(name, 0, 10) for name in "abc"]
     race = decide("abc", scores, SEARCHED, more=True)

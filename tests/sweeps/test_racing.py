@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -124,3 +125,52 @@ def test_a_setting_that_diverges_is_out_and_the_others_race_on(race):
     assert (broken.status, broken.health) == ("FAILED", "diverged")
     again, found, _ = race(rates="learning_rate=0.05,0.001,1e30")
     assert (again.returncode, found.race.chosen) == (1, "lr0.05")
+
+
+SEARCHED = """
+settings = 12
+search = "tpe"
+[fixed]
+dataset = "digits"
+batch_size = 32
+hidden_dim = 16
+epochs = 20
+[axes]
+optimizer = ["sgd", "adam"]
+learning_rate = {low = 1e-4, high = 0.1, scale = "log"}
+[race]
+max_seeds = 4
+"""
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_tries_the_same_settings(command, rows, uri, tmp_path):
+    """With another number of workers as well: what is chosen does not depend on which was faster."""
+    (tmp_path / "searched.toml").write_text(SEARCHED)
+    words = (RUN_GRID, "--sweep", tmp_path / "searched.toml", "--evaluate-every", 0, "--name", "raced")
+    whole = f"sqlite:///{tmp_path / 'whole' / 'mlflow.db'}"
+    done = command(*words, "--workers", 2, "--tracking-uri", whole)
+    assert (done.returncode, done.stderr) == (0, "")
+    started = subprocess.Popen(
+        [sys.executable, *map(str, words), "--workers", "1", "--tracking-uri", uri],
+        start_new_session=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 240
+    while len(rows("SELECT DISTINCT value FROM tags WHERE key = 'sweep.setting'")) < 9:
+        assert started.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    for process in (*psutil.Process(started.pid).children(recursive=True), started):
+        process.kill()
+    started.wait()
+    done = command(*words, "--workers", 1, "--tracking-uri", uri)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = []
+    for store in (whole, uri):
+        client = MlflowClient(store)
+        record = read_sweep(client, find_sweep(client, "gan-grid", "raced")[0])
+        race = compare(record).race
+        assert len(record.settings) == 12
+        assert not race.asked
+        found.append((sorted(record.settings), race))
+    assert found[0] == found[1]

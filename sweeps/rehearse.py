@@ -1,0 +1,101 @@
+"""Replay a recorded sweep as if its settings had raced: which decisions, when, at what cost. Trains nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gan_core.cli import OK, OneLineParser, add_fields, add_store, given, run_command
+from gan_core.config import make_record
+from gan_core.errors import UserError
+from gan_core.live import plain_console
+from sweeps.grid import RaceOptions
+from sweeps.race import Race, Rules, Scores, decide
+from sweeps.report import open_sweep
+
+if TYPE_CHECKING:
+    from sweeps.comparison.records import SweepRecord
+
+PROGRAM = "rehearse.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and show the rehearsal; the exit code."""
+    args = _parser().parse_args(argv)
+    options = given(args, RaceOptions)
+    checked = make_record(RaceOptions, options, prefix="--")
+    _, record = open_sweep(args)
+    from sweeps.comparison.compare import compare, scores_of_runs
+    from sweeps.plan import render
+
+    rules = Rules(_epochs(record), checked.until, checked.margin, _seeds(record, options.get("max_seeds")))
+    recorded = _from_seed_0(_with_rungs(scores_of_runs(record, rules), rules))
+    races = rehearse(record.settings, recorded, rules)
+    whole = sum(max((epoch for epoch in its if epoch <= rules.epochs), default=0) for its in recorded.values())
+    values = {"record": record, "c": compare(record), "races": races, "whole": whole / rules.epochs, "rules": rules}
+    plain_console().print(render("rehearsal", **values, number=lambda value: f"{value:.3g}"))
+    return OK
+
+
+def rehearse(settings: Sequence[str], recorded: Scores, rules: Rules) -> list[Race]:
+    """The race after each batch of runs; the last one asks for nothing, or for what is not recorded."""
+    known: dict[tuple[str, int], Mapping[int, float]] = {}
+    races = [decide(settings, known, rules)]
+    while races[-1].asked:
+        for setting, seed, until in races[-1].asked:
+            its = recorded.get((setting, seed), {})
+            if until not in its:
+                return races
+            known[setting, seed] = {epoch: score for epoch, score in its.items() if epoch <= until}
+        races.append(decide(settings, known, rules))
+    return races
+
+
+def _epochs(record: "SweepRecord") -> int:
+    lengths = {run.length for run in record.runs if run.finished}
+    if len(lengths) != 1:
+        raise UserError(
+            f"the runs of {record.name} should have one length to be raced, got {sorted(lengths) or 'none'}"
+        )
+    return lengths.pop()
+
+
+def _seeds(record: "SweepRecord", most: int | None) -> int:
+    """How many seeds a setting may have: as many as are recorded, at most."""
+    from sweeps.comparison.render import counted
+
+    there = len({run.seed for run in record.runs if run.finished})
+    if there < 2 or len(record.settings) < 2:
+        settings = counted(len(record.settings), "setting")
+        raise UserError(f"{record.name} has {settings} and {counted(there, 'seed')}: a race takes two of each")
+    return min(most or there, there)
+
+
+def _with_rungs(scores: Scores, rules: Rules) -> dict[tuple[str, int], dict[int, float]]:
+    """The scores, where a run has none at the rung with those of the first epoch after it that was scored."""
+    found = {}
+    for run, its in scores.items():
+        later = [epoch for epoch in its if rules.rung <= epoch < rules.epochs]
+        found[run] = {**its, **({rules.rung: its[min(later)]} if later else {})}
+    return found
+
+
+def _from_seed_0(scores: Scores) -> dict[tuple[str, int], Mapping[int, float]]:
+    """The same with seeds counted from 0, in their order."""
+    place = {seed: n for n, seed in enumerate(sorted({seed for _, seed in scores}))}
+    return {(setting, place[seed]): its for (setting, seed), its in scores.items()}
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(PROGRAM, __doc__, ("python sweeps/rehearse.py --sweep study --margin 0.05",))
+    parser.add_argument("--sweep", metavar="NAME", help="a sweep's name or run id (default: the latest)")
+    add_fields(parser, RaceOptions)
+    add_store(parser)
+    return parser
+
+
+def command() -> None:
+    """Run the command to the process's end; the console script gan-grid-rehearse calls it."""
+    run_command(PROGRAM, main)
+
+
+if __name__ == "__main__":
+    command()

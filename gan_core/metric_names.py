@@ -75,6 +75,7 @@ FORMAT_VERSION = "2"
 # Metrics of a sweep's parent run: the prefix and the setting's name; step = epoch.
 RACE_LEFT = "race/settings_left"  # step: the number of batches of runs that were asked for
 RACE_EPOCHS = "race/epochs"  # asked for so far
+RACE_IDLE = "race/idle_share"  # of the workers' time, in this process
 RACE_LIKELY_LEFT = "race/runs_likely_left"  # in whole runs
 SETTING_FD = "fd/"  # geometric mean of FD over the setting's finished runs
 

@@ -106,22 +106,13 @@ def _train_what_is_left(
         # Ray keeps the arrays in shared memory, where every worker of a machine reads them in place.
         pixels = {name: data.images.numpy() for name, data in prepared.images.items()}
         begin = _beginner(plan, client, parent, state, run_ids)
-        most = 2 * len(state.steps) if plan.rules else len(to_do)  # a run of a race may pause once
         lengths = {} if plan.rules else {step.run.name: step.run.config.epochs for step in to_do}
         with LiveView(lengths, console) as view, stopping(plan, run_ids.values()):
-            if plan.rules:
-                for step in state.steps[: len(plan.grid.settings())]:
-                    if not step.run_id:
-                        begin(step.run)  # so that the record has every setting from the start
-                racing = Racing(plan, plan.rules, client, parent, view)
-                listener, trials = (
-                    Listener(view, racing.ended),
-                    AsAsked(partial(_next, racing, begin, view), racing.over, most),
-                )
-            else:
-                runs = iter([begin(step.run) for step in to_do])
-                listener, trials = Listener(view), AsAsked(partial(next, runs, None), lambda: True, most)
+            trials, racing = _trials(plan, prepared, parent, view, begin)
+            listener = Listener(view, racing.ended if racing else None)
             train_all(plan, trials, pixels, _common(plan, prepared, needs), listener)
+        if racing and racing.lost:
+            raise racing.lost
     except KeyboardInterrupt:
         cut_off = "KILLED"
         raise
@@ -146,13 +137,19 @@ def _train_what_is_left(
     return parent, whole and (racing.decided if racing else len(mine) == len(wanted))
 
 
-def _next(racing: Racing, begin: Callable[..., Trial], view: LiveView) -> Trial | None:
-    """The next run of a race, begun."""
-    if (found := racing.next()) is None:
-        return None
-    run, until = found
-    view.expect(run.name, until)
-    return begin(run, until)
+def _trials(
+    plan: Plan, prepared: Prepared, parent: Run, view: LiveView, begin: Callable[..., Trial]
+) -> tuple[AsAsked, Racing | None]:
+    """What is handed out to the workers, and the race that decides on it; None for a fixed grid."""
+    state = prepared.state
+    if plan.rules is None:
+        runs = iter([begin(step.run) for step in state.longest_first()])
+        return AsAsked(partial(next, runs, None), lambda: True, len(state.to_do())), None
+    for step in state.steps[: len(plan.grid.settings())]:
+        if not step.run_id:
+            begin(step.run)  # so that the record has every setting from the start
+    racing = Racing(plan, prepared.client, parent, view, begin)
+    return AsAsked(racing.next, racing.over, plan.rules.most_trials(plan.grid.wanted)), racing
 
 
 def _common(plan: Plan, prepared: Prepared, needs: Needs | None) -> Common:

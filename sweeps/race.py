@@ -73,6 +73,10 @@ class Rules:
         """All epochs after which runs are compared, but for the last."""
         return tuple(sorted({*self.first_rungs, self.rung}))
 
+    def most_trials(self, settings: int) -> int:
+        """How often runs can be begun or resumed, at most."""
+        return settings * self.max_seeds * (1 + len(self.rungs))
+
     @property
     def drop_level(self) -> float:
         """The level of one look at who is worse, of `max_seeds` looks at most."""
@@ -327,8 +331,9 @@ def _drop_worse(race: Race, groups: Mapping[str, Group], seeds: Mapping[str, int
     """
     leader = min(race.left, key=lambda setting: groups[setting].mean)
     others = [setting for setting in race.left if setting != leader]
-    # Of two settings either may look worse by chance: the test is two-sided (benchmarks/race.py --settings 2).
-    comparisons = 2 if len(race.settings) == 2 else max(len(others), 1)
+    # Of two settings either may look worse by chance, so the test is two-sided. Their spreads lean on each other
+    # alone, so the level has no more than its share (benchmarks/race.py --settings 2).
+    comparisons = 2 * OVERLAP if len(race.settings) == 2 else max(len(others), 1)
     level = race.rules.drop_level / comparisons
     doubted = []
     for setting in others:

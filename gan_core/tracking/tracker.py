@@ -202,7 +202,7 @@ class MlflowTracker:
         A repeated write adds nothing: the store knows a metric's point by its key, step, time and value.
         """
         for attempt in Retrying(
-            retry=retry_if_exception(_is_passing),
+            retry=retry_if_exception(is_passing),
             wait=wait_random_exponential(multiplier=0.2, max=2),  # at most: `close` waits for it
             stop=lambda _: time.monotonic() > self._give_up_at,
             reraise=True,
@@ -216,7 +216,7 @@ class MlflowTracker:
         return TrackingError(f"logging to the store failed: {type(error).__name__}: {brief(error, self._uri)}")
 
 
-def _is_passing(error: BaseException) -> bool:
+def is_passing(error: BaseException) -> bool:
     """Whether the same write may succeed later."""
     if isinstance(error, MlflowException):
         return error.error_code not in LASTING_ERRORS

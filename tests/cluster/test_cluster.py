@@ -16,6 +16,8 @@ from gan_core.config import RunConfig
 from gan_core.data import load_images
 from gan_core.networks import load_generator
 from gan_core.training import train
+from sweeps.comparison.compare import compare
+from sweeps.comparison.records import find_sweep, read_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 DATA = Path(__file__).parents[2] / "data"
@@ -119,13 +121,28 @@ def checkout(cluster):
 def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, checkout, grid, begin, in_store, same_weights):
     code = checkout
     (cluster.FOLDER / "tmp").mkdir(exist_ok=True)
-    driver = begin(grid("plain", code=code), PYTHONPATH=str(code), TMPDIR=str(cluster.FOLDER / "tmp"))
+    where = {"PYTHONPATH": str(code), "TMPDIR": str(cluster.FOLDER / "tmp")}
+    driver = begin(grid("plain", code=code), **where)
     until(lambda: trainers(cluster, "one") and trainers(cluster, "two"), driver)
     assert not trainers(cluster, "head")
     said, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, said
     assert "8 new" in said
     same_weights(in_store("plain", epochs=5), epochs=5)
+
+    # The same settings race on from what is there.
+    words = grid("plain", code=code)
+    seeds = words.index("--seeds")
+    raced = begin([*words[:seeds], "--max-seeds", 4, *words[seeds + 3 :]], **where)
+    said, _ = raced.communicate(timeout=300)
+    assert raced.returncode == 0, said
+    assert "recorded are 8" in said
+    client = MlflowClient(cluster.MLFLOW)
+    record = read_sweep(client, find_sweep(client, "gan-grid", "plain")[0])
+    race = compare(record).race
+    assert not race.asked
+    assert client.get_run(record.run_id).data.tags["answer"] == race.answer
+    assert {(run.setting, run.seed) for run in record.runs if run.finished or run.dropped} >= race.reached.keys()
 
 
 def test_a_grid_as_a_job_of_the_cluster(cluster, checkout, grid, in_store):

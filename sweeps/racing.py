@@ -176,7 +176,13 @@ class Racing:
         dropped = {name: drop for name, drop in race.dropped.items() if not before or name not in before.dropped}
         if before and not dropped and (before.spent, before.answer) == (race.spent, race.answer):
             return
-        known = {"dropped": dropped, "likely": self._likely, "idle": self._idle(), "number": _number}
+        known = {
+            "dropped": dropped,
+            "likely": self._likely,
+            "idle": self._idle(),
+            "trained": self._at_once > 0,
+            "number": _number,
+        }
         self._view.note(render("race", what="round", race=race, **known))
 
     def _record(self) -> None:

@@ -290,7 +290,7 @@ def test_a_killed_worker_fails_its_run_and_no_other(uri, rows):
 
 def test_the_dry_run_says_the_plan_and_writes_nothing(command, tmp_path):
     done = command(
-        RUN_GRID, "--dry-run", "--z-dims", 20, 20, 50, "--tracking-uri", tmp_path / "new.db",
+        RUN_GRID, "--dry-run", "--z-dims", 20, 20, 50, "--seeds", 0, "--tracking-uri", tmp_path / "new.db",
         "--data-dir", tmp_path / "data", "--workers", 3,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -123,7 +123,7 @@ def _train_what_is_left(
             reasons = {run_ids[name]: end.reason for name, end in outcomes.items() if end.status != "PAUSED"}
             try:
                 if racing and racing.over():
-                    drop(client, parent, racing.reasons())
+                    drop(client, parent, racing.reasons(), plan.runs[0].config.epochs)
                 statuses = settle(client, parent, cut_off, reasons, _replaced(state, run_ids))
                 if racing and not racing.decided and set(statuses.values()) <= {"FINISHED"}:
                     end_run(client, parent.info.run_id, cut_off)  # all that was begun is whole, the race is not

@@ -88,10 +88,15 @@ def colours(settings: Iterable[Setting]) -> dict[str, str]:
     return {name: to_hex(COLOURS[place % len(COLOURS)]) for place, name in enumerate(once)}
 
 
-def drop(client: MlflowClient, parent: Run, reasons: Mapping[str, str]) -> None:
-    """End the children that wait or were cut off and need not go on; reasons: why not, by name, which becomes a tag."""
+def drop(client: MlflowClient, parent: Run, reasons: Mapping[str, str], epochs: int) -> None:
+    """End the children that wait or were cut off and need not go on; reasons: why not, by name, which becomes a tag.
+
+    So are those that have fewer epochs than are asked for now: they do not count any more.
+    """
     for run in children_of(client, parent.info.experiment_id, parent.info.run_id):
-        if run.info.status in ("SCHEDULED", "KILLED") and run.info.run_name in reasons:
+        waits = run.info.status in ("SCHEDULED", "KILLED")
+        short = run.info.status == "FINISHED" and int(run.data.params.get(LENGTH, epochs)) < epochs
+        if (waits or short) and run.info.run_name in reasons:
             client.set_tag(run.info.run_id, names.DROPPED, reasons[run.info.run_name])
             if names.FAILURE_REASON in run.data.tags:
                 client.delete_tag(run.info.run_id, names.FAILURE_REASON)

@@ -14,7 +14,7 @@ from gan_core import metric_names as names
 from gan_core.metric_names import SCORE_RANGES, SCORES
 from sweeps.comparison.records import RunRecord, SweepRecord
 from sweeps.inference import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, t_test
-from sweeps.race import DIVERGED, Race, Rules, decide, scores_of
+from sweeps.race import DIVERGED, Race, Rules, decide, likely_left, scores_of
 
 TRAINING = (names.LOSS_D, names.LOSS_G, names.SCORE_REAL, names.SCORE_FAKE)
 
@@ -107,6 +107,11 @@ class Comparison:
         if rules is None:
             return None
         return decide(self.record.settings, scores_of_runs(self.record, rules), rules)
+
+    @property
+    def likely_left(self) -> float:
+        """How much a race is likely to need yet, in whole runs."""
+        return likely_left(self.race, scores_of_runs(self.record, self.race.rules)) if self.race else 0.0
 
     @property
     def several(self) -> bool:

@@ -36,8 +36,11 @@ def race(command, uri):
 
 
 def trained(rows):
-    """Every epoch that was logged, with its time."""
-    return rows("SELECT run_uuid, step, timestamp FROM metrics WHERE key = 'loss/generator' ORDER BY 1, 2")
+    """Every epoch that was logged, with its run's name and its time."""
+    return rows(
+        "SELECT name, step, timestamp FROM metrics JOIN runs USING (run_uuid) "
+        "WHERE key = 'loss/generator' AND lifecycle_stage = 'active' ORDER BY 1, 2"
+    )
 
 
 def test_a_race_ends_with_an_answer(race, rows):
@@ -85,6 +88,19 @@ def test_nothing_trains_twice_and_a_fixed_grid_takes_up_what_was_dropped(race, r
     whole = {(run.setting, run.seed) for run in found.record.runs if run.finished}
     assert whole >= {(setting, seed) for setting in ("lr0.05", "lr0.001", "lr0.0005") for seed in (0, 1)}
     assert not [run for run in found.record.runs if run.seed < 2 and run.dropped]
+    assert set(before) <= set(trained(rows)), "an epoch was trained twice"
+
+
+@pytest.mark.slow
+def test_with_more_epochs_a_race_goes_on_from_what_is_there(race, rows):
+    race()
+    before = trained(rows)
+    longer, found, _ = race("--epochs", 26)
+    assert (longer.returncode, found.race.answer, found.race.chosen) == (0, "best", "lr0.05")
+    runs = {(run.setting, run.seed): run for run in found.record.runs if run.finished}
+    assert {run.length for run in runs.values()} == {26}
+    assert {run.epochs for run in runs.values()} == {26}
+    assert all(found.race.reached[key] == 26 for key in runs if key in found.race.reached)
     assert set(before) <= set(trained(rows)), "an epoch was trained twice"
 
 

@@ -231,7 +231,10 @@ def test_the_words_of_a_race_that_is_open_or_not_over(say, made_up):
         r"As it looks, an answer takes about \d+ seeds of each; allowed are 10\.",
         headline,
     )
-    headline, _ = say(made_up.settings(FOUR, seeds=1), rules=RULES)
+    headline, text = say(made_up.settings(FOUR, seeds=1), rules=RULES)
+    assert re.search(
+        r"The race has asked for as much training as 8\.00 whole runs; .* About \d\.\d\d more are likely", text
+    )
     assert headline == "No answer yet: sgd_z20, sgd_z50, adam_z20 and adam_z50 may be the best."
     only = [run for run in made_up.settings(FOUR, seeds=1) if "adam" not in run.name]
     absent = [(f"adam_z{z}_s0", f"adam_z{z}", "SCHEDULED", "") for z in (20, 50)]

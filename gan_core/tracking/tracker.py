@@ -122,7 +122,7 @@ class MlflowTracker:
     def _read_stored(self) -> None:
         run = self._client.get_run(self._run_id)
         self._started = run.info.start_time
-        if not run.data.params:
+        if run.info.status == "SCHEDULED" and not run.data.params:
             return  # the run has not begun
         self._points = {
             (name, point.step)

@@ -72,8 +72,8 @@ DRAWS = {
 }
 CONFIG = RunConfig(z_dim=5, hidden_dim=8, batch_size=16)
 OTHERS = {
-    "dataset": "digits", "optimizer": "adam", "learning_rate": 0.5, "objective": "other", "network": "other",
-    "z_dim": 6, "hidden_dim": 9, "batch_size": 17, "epochs": 99, "device": "cuda", "seed": 1,
+    "dataset": "digits", "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.5, "objective": "other",
+    "network": "other", "z_dim": 6, "hidden_dim": 9, "batch_size": 17, "epochs": 99, "device": "cuda", "seed": 1,
 }  # fmt: skip
 
 

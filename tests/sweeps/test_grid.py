@@ -262,7 +262,7 @@ def test_what_is_written_is_read_back(axes, seeds, conditional):
         (b"\xff", "cannot read the sweep file"),
         (
             b"[axis]\nz_dim = [1]",
-            "there is no axis in a sweep file; there are seeds, race, fixed, axes and axes_when",
+            "there is no axis in a sweep file; there are seeds, race, settings, search, fixed, axes, axes_when",
         ),
         (b"axes = 3", "axes should be a table, got 3"),
         (b"fixed = 3", "fixed should be a table, got 3"),

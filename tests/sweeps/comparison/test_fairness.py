@@ -8,6 +8,7 @@ from sweeps.comparison.compare import compare
 from sweeps.comparison.page import report_files
 from sweeps.comparison.verdict import held_equal, random_streams
 
+MOMENTUM = {"sgd": ["0.0"], "adam": ["0.9"]}  # the optimizers' own
 STREAMS = {
     "init-D": {"seed", "network", "hidden_dim"}, "init-G": {"seed", "network", "hidden_dim", "z_dim"},
     "order": {"seed", "dataset"}, "noise": {"seed", "z_dim", "batch_size"}, "samples": {"z_dim"}, "mine": {"seed"},
@@ -55,7 +56,10 @@ def test_what_is_fixed_and_what_follows_from_an_axis(fair, made_up):
     found = fair(made_up.settings({("sgd", 20): 5.0, ("adam", 20): 9.0, ("adam", 50): 9.0}))
     assert (found.fixed["batch_size"], found.fixed["epochs"]) == ("64", "20")
     assert not found.fixed.keys() & {"optimizer", "z_dim", "learning_rate", "seed"}
-    assert found.derived == {("learning_rate", "optimizer"): {"sgd": ["0.03"], "adam": ["0.0002"]}}
+    assert found.derived == {
+        ("learning_rate", "optimizer"): {"sgd": ["0.03"], "adam": ["0.0002"]},
+        ("momentum", "optimizer"): MOMENTUM,
+    }
     assert found.uneven == {("z_dim", "optimizer"): {"sgd": ["20"], "adam": ["20", "50"]}}
     assert found.choices == {"optimizer": {"sgd": 1, "adam": 2}, "z_dim": {"20": 2, "50": 1}}
     assert found.unexplained == {}
@@ -65,7 +69,7 @@ def test_an_axis_of_its_own_for_each_value_of_another(fair, made_up):
     rates = {"sgd": (0.03, 0.1, 0.2), "adam": (2e-4, 1e-3)}
     runs = [made_up.run(0, optimizer=optimizer, learning_rate=rate) for optimizer, its in rates.items() for rate in its]
     found = fair(runs, ("optimizer", "learning_rate"))
-    assert found.derived == {}
+    assert found.derived == {("momentum", "optimizer"): MOMENTUM}
     assert found.uneven == {
         ("learning_rate", "optimizer"): {"sgd": ["0.03", "0.1", "0.2"], "adam": ["0.0002", "0.001"]}
     }

@@ -174,9 +174,8 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
 
     Evaluated follows the Reached of each epoch that is due, with QUICK_SCORES, and of the last one, with all
     scores and the run's Diagnosis after it. A run that is ended early has all events of an end as well; one that
-    is to pause ends after the evaluation of that epoch. Where
-    training cannot go on (NonFiniteLossError), the Diagnosis comes before the exception. With `resume`, the
-    first event is the Reached of its epoch.
+    is to pause ends after the evaluation of that epoch. Where training cannot go on (NonFiniteLossError), the
+    Diagnosis comes before the exception. With `resume`, the first event is the Reached of its epoch.
     """
     config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []

@@ -1,4 +1,4 @@
-"""Train a grid of GAN settings in parallel workers, track every run in MLflow, and compare the settings."""
+"""Train GAN settings in parallel workers until it is known which is best; every run is tracked in MLflow."""
 
 import dataclasses
 import gc
@@ -208,7 +208,11 @@ def _parser() -> OneLineParser:
         "--sweep", type=Path, metavar="FILE.toml", help="a sweep written down: its axes and fixed fields"
     )
     settings.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help="each setting is trained once per seed (default: 0)"
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="SEED",
+        help="no race: each setting is trained once with each of these (default: a race)",
     )
     add_fields(settings, DrawOptions)
     add_fields(settings, RaceOptions)

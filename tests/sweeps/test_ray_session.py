@@ -75,10 +75,15 @@ def test_a_trial_finds_a_worker_that_has_imported_all_it_needs(command, tmp_path
 
 
 @pytest.mark.slow
-def test_each_config_is_given_once_and_in_order(command):
+def test_each_trial_is_given_once_and_in_order_and_some_later(command):
     done = command("-c", GIVEN)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [{"number": 0}, {"number": 1}, {"number": 2}, None]
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        {"name": "a", "config": {}, "run_id": "1", "until": None},
+        None,  # not now
+        {"name": "b", "config": {}, "run_id": "2", "until": 5},
+        "FINISHED",
+    ]
 
 
 @pytest.mark.slow

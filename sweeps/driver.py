@@ -131,7 +131,7 @@ def _train_what_is_left(
                 if cut_off != "KILLED":
                     raise
                 _print(console, "incomplete", plan, error)
-    wanted = racing.names if racing else [step.run.name for step in state.steps]
+    wanted = racing.run_names if racing else [step.run.name for step in state.steps]
     mine = [run_ids[name] for name in wanted if name in run_ids]
     whole = {statuses[run_id] for run_id in mine} == {"FINISHED"}
     return parent, whole and (racing.decided if racing else len(mine) == len(wanted))

@@ -27,7 +27,7 @@ from gan_core.storage import StoragePath, checkpoint_folder
 from gan_core.tracking.store import check_store, redact, resolve_uri, sqlite_file
 from sweeps.grid import SEED, Grid, GridRun, RaceOptions, raced, text_of, texts
 from sweeps.race import Rules, bounds
-from sweeps.search import BATCH
+from sweeps.search import batch_of
 
 LENGTH = "epochs"  # how far a run goes: a sweep in which it is raised is still the same sweep
 
@@ -75,9 +75,9 @@ class Plan:
         """Of a race; None for a fixed grid."""
         if (race := self.grid.race) is None:
             return None
-        drawn = self.grid.search
-        batch = BATCH if drawn not in ("", "sobol") else None
-        return Rules(self.runs[0].config.epochs, race.until, race.margin, race.max_seeds, bool(drawn), batch)
+        search = self.grid.search
+        epochs = self.runs[0].config.epochs
+        return Rules(epochs, race.until, race.margin, race.max_seeds, bool(search), batch_of(search))
 
     def common(self) -> dict[str, Any]:
         """What all its runs have in common, by field; without a default that follows from other fields."""

@@ -93,17 +93,26 @@ class Rules:
         return math.log1p(self.margin)
 
 
-def scores_of(
-    curve: Mapping[int, float], rules: Rules, *, epochs: int, finished: bool, diverged: bool
-) -> dict[int, float]:
-    """A run's scores by epoch, from its Fréchet distances; epochs: that it was to train.
+class Trained(NamedTuple):
+    """What the record has of a run."""
 
-    A run that diverged is infinitely bad. One that collapsed may have ended early: it stays as it was then.
+    curve: Mapping[int, float]  # epoch → Fréchet distance
+    epochs: int  # that it was to train
+    status: str
+    health: str = ""
+    dropped: bool = False
+
+
+def scores_of(run: Trained, rules: Rules) -> dict[int, float]:
+    """A run's scores by epoch.
+
+    A run that diverged is infinitely bad; one that failed otherwise may do better when it is tried again. One that
+    collapsed may have ended early: it stays as it was then.
     """
-    if diverged:
+    if run.status == "FAILED" and run.health == DIVERGED:
         return dict.fromkeys((rules.rung, rules.epochs), math.inf)
-    scores = {epoch: math.log(fd) if fd > 0 else math.inf for epoch, fd in curve.items()}
-    if finished and scores and epochs >= rules.epochs:
+    scores = {epoch: math.log(fd) if fd > 0 else math.inf for epoch, fd in run.curve.items()}
+    if run.status == "FINISHED" and not run.dropped and scores and run.epochs >= rules.epochs:
         last = scores[max(scores)]
         scores |= {epoch: last for epoch in (rules.rung, rules.epochs) if epoch > max(scores)}
         # A longer run may have no score at this very epoch.

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from mlflow import MlflowClient
@@ -18,7 +18,7 @@ from gan_core.tracking.tracker import is_passing
 from sweeps.comparison.records import read_histories
 from sweeps.grid import GridRun, Setting, text_of
 from sweeps.plan import LENGTH, Plan, render
-from sweeps.race import DIVERGED, Ask, Race, ahead, decide, likely_left, scores_of
+from sweeps.race import Ask, Race, Trained, ahead, decide, likely_left, scores_of
 from sweeps.search import Found
 from sweeps.worker import Trial
 
@@ -72,10 +72,9 @@ class Racing:
         }
         curves = self._curves(there)
         for run_id, child in there.items():
-            finished = child.info.status == "FINISHED" and names.DROPPED not in child.data.tags
-            diverged = child.info.status == "FAILED" and child.data.tags.get(names.HEALTH) == DIVERGED
-            length = int(child.data.params.get(LENGTH, 0))
-            self._take(self._key[child.info.run_name], curves.get(run_id, {}), length, finished, diverged)
+            tags, length = child.data.tags, int(child.data.params.get(LENGTH, 0))
+            status, health, dropped = child.info.status, tags.get(names.HEALTH, ""), names.DROPPED in tags
+            self._take(self._key[child.info.run_name], Trained(curves.get(run_id, {}), length, status, health, dropped))
 
     def _decide(self) -> Race:
         """The race as it stands; where it waits for settings to be chosen, these are chosen."""
@@ -129,10 +128,9 @@ class Racing:
         """Take in the score of a run that has ended, and decide."""
         key, until = self._key[trial.name], trial.until or self._rules.epochs
         self._busy += time.monotonic() - self._under_way.pop(key)
-        diverged = outcome.status == "FAILED" and outcome.health == DIVERGED
         try:
             curve = patient(self._curves, [trial.run_id]).get(trial.run_id, {})
-            self._take(key, curve, self._rules.epochs, outcome.status == "FINISHED", diverged)
+            self._take(key, Trained(curve, self._rules.epochs, outcome.status, outcome.health))
             if until not in self.scores.get(key, {}):
                 self._tried.add(Ask(*key, until))
             before, self.race = self.race, patient(self._decide)
@@ -142,7 +140,7 @@ class Racing:
             self.lost = error
 
     @property
-    def names(self) -> Collection[str]:
+    def run_names(self) -> Collection[str]:
         """The runs that can be asked for."""
         return self._key
 
@@ -164,9 +162,8 @@ class Racing:
         found = read_histories(self._client, list(run_ids), [names.FD])
         return {run_id: curve for (run_id, _), curve in found.items()}
 
-    def _take(self, key: Key, curve: Mapping[int, float], epochs: int, finished: bool, diverged: bool) -> None:
-        scores = scores_of(curve, self._rules, epochs=epochs, finished=finished, diverged=diverged)
-        self.scores.setdefault(key, {}).update(scores)
+    def _take(self, key: Key, run: Trained) -> None:
+        self.scores.setdefault(key, {}).update(scores_of(run, self._rules))
 
     def _show(self, before: Race | None) -> None:
         """Tell the user what has changed."""

@@ -33,8 +33,10 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
         before = found.data.params
         tags |= {f"{names.SWEEP_NOW}{name}": value for name, value in params.items() if before.get(name) != value}
         client.log_batch(found.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        for tag in () if plan.rules else [tag for tag in found.data.tags if tag.startswith(names.ANSWER)]:
-            client.delete_tag(found.info.run_id, tag)  # it was a race, and is a fixed grid now
+        for tag in found.data.tags:
+            # A fixed grid has no answer. A race that goes on tells it anew, but perhaps not all of it.
+            if tag.startswith(names.ANSWER) and (not plan.rules or tag in (names.ANSWER_CHECK, names.ANSWER_LEADS)):
+                client.delete_tag(found.info.run_id, tag)
         client.update_run(found.info.run_id, status="RUNNING")
         parent = found
     else:

@@ -69,6 +69,11 @@ class Range:
         return self.rounded(self.low + share * (self.high - self.low))
 
 
+def batch_of(search: str) -> int | None:
+    """How many settings are tried before the next ones are chosen; None: all are known at once."""
+    return None if search in ("", "sobol") else BATCH
+
+
 class Found(NamedTuple):
     """A setting that was tried, and its score: the mean over its seeds, less is better."""
 

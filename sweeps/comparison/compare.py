@@ -14,7 +14,7 @@ from gan_core import metric_names as names
 from gan_core.metric_names import SCORE_RANGES, SCORES
 from sweeps.comparison.records import RunRecord, SweepRecord
 from sweeps.inference import LEVEL, Estimate, geometric_interval, holm, interval, seeds_needed, t_test
-from sweeps.race import DIVERGED, Race, Rules, decide, likely_left, scores_of
+from sweeps.race import Race, Rules, Trained, decide, likely_left, scores_of
 
 TRAINING = (names.LOSS_D, names.LOSS_G, names.SCORE_REAL, names.SCORE_FAKE)
 
@@ -156,10 +156,8 @@ def scores_of_runs(record: SweepRecord, rules: Rules) -> dict[tuple[str, int], d
     """What a race knows of the sweep's runs, by setting and seed."""
     scores: dict[tuple[str, int], dict[int, float]] = {}
     for run in record.runs:
-        diverged = run.status == "FAILED" and run.health == DIVERGED
-        curve = run.history.get(names.FD, {})
-        found = scores_of(curve, rules, epochs=run.length, finished=run.finished, diverged=diverged)
-        scores.setdefault((run.setting, run.seed), {}).update(found)
+        trained = Trained(run.history.get(names.FD, {}), run.length, run.status, run.health, bool(run.dropped))
+        scores.setdefault((run.setting, run.seed), {}).update(scores_of(trained, rules))
     return scores
 
 

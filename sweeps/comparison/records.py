@@ -17,7 +17,7 @@ from gan_core.errors import UserError
 from gan_core.tracking.store import UNFINISHED, children_of, newest
 from sweeps.race import Rules
 from sweeps.runs import commits
-from sweeps.search import BATCH
+from sweeps.search import batch_of
 
 # Read point by point. Of every other metric only the last value is read, which comes with the run.
 HISTORIES = (
@@ -239,10 +239,9 @@ def _rules(tags: Mapping[str, str], params: Mapping[str, str]) -> Rules | None:
     """The rules of a race, by the parent's tags; None where it is none, or they make no sense."""
     try:
         epochs, most = int(params["epochs"]), int(tags[names.ANSWER_MAX_SEEDS])
-        drawn = tags.get(names.SWEEP_SEARCH, "")
-        batch = BATCH if drawn not in ("", "sobol") else None
+        search = tags.get(names.SWEEP_SEARCH, "")
         sure, margin = float(tags[names.ANSWER_CONFIDENCE]), float(tags[names.ANSWER_MARGIN])
-        return Rules(epochs, sure, margin, most, bool(drawn), batch)
+        return Rules(epochs, sure, margin, most, bool(search), batch_of(search))
     except (KeyError, ValueError):
         return None
 

@@ -70,8 +70,8 @@ def _kind(comparison: Comparison) -> Kind:
         (len(comparison.record.classifiers) > 1, "several classifiers"),
         (comparison.best is None, "not scored"),
         (not any(health in USABLE for setting in settings for health in setting.health), "nothing usable"),
-        (not comparison.contrasts, "one setting"),
         (comparison.race is not None, "raced"),
+        (not comparison.contrasts, "one setting"),
         (all_untested, "one seed" if one_seed else "no seeds in common"),
         (bool(comparison.those("tied")), "tie"),
     ]

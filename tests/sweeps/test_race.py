@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.race import families, simulate
-from sweeps.race import CHECKS, Ask, Rules, ahead, bounds, decide, likely_left, scores_of
+from sweeps.race import CHECKS, Ask, Rules, Trained, ahead, bounds, decide, likely_left, scores_of
 
 RULES = Rules(100)
 EPOCHS = (5, 10, 30, 100)  # the rungs, those of drawn settings too
@@ -172,21 +172,26 @@ def test_an_open_race_says_how_many_seeds_it_would_take_and_with_more_there_are_
     assert len(many) < 10
 
 
+LOG2, LOG4 = math.log(2), math.log(4)
+
+
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("run", "expected"),
     [
-        ({"curve": {5: 4.0, 100: 2.0}, "epochs": 100, "finished": True}, {5: math.log(4), 100: math.log(2)}),
-        ({"curve": {5: 4.0}, "epochs": 100, "finished": False}, {5: math.log(4)}),
-        ({"curve": {3: 4.0}, "epochs": 100, "finished": True}, dict.fromkeys((3, 5, 100), math.log(4))),
-        ({"curve": {50: 4.0}, "epochs": 50, "finished": True}, {50: math.log(4)}),  # a shorter run
-        ({"curve": {80: 4.0, 160: 2.0}, "epochs": 160, "finished": True}, {80: math.log(4), 100: math.log(2), 160: math.log(2)}),
-        ({"curve": {100: 0.0}, "epochs": 100, "finished": True}, {100: math.inf}),
-        ({"curve": {}, "epochs": 100, "finished": True}, {}),
-        ({"curve": {5: 4.0}, "epochs": 100, "finished": False, "diverged": True}, dict.fromkeys((5, 100), math.inf)),
+        (Trained({5: 4.0, 100: 2.0}, 100, "FINISHED"), {5: LOG4, 100: LOG2}),
+        (Trained({5: 4.0}, 100, "RUNNING"), {5: LOG4}),
+        (Trained({3: 4.0}, 100, "FINISHED", "collapsed"), dict.fromkeys((3, 5, 100), LOG4)),
+        (Trained({3: 4.0}, 100, "FINISHED", dropped=True), {3: LOG4}),
+        (Trained({50: 4.0}, 50, "FINISHED"), {50: LOG4}),  # a shorter run
+        (Trained({80: 4.0, 160: 2.0}, 160, "FINISHED"), {80: LOG4, 100: LOG2, 160: LOG2}),
+        (Trained({100: 0.0}, 100, "FINISHED"), {100: math.inf}),
+        (Trained({}, 100, "FINISHED"), {}),
+        (Trained({5: 4.0}, 100, "FAILED", "diverged"), dict.fromkeys((5, 100), math.inf)),
+        (Trained({5: 4.0}, 100, "FAILED"), {5: LOG4}),  # its worker died, say
     ],
-)  # fmt: skip
-def test_the_scores_of_a_run(given, expected):
-    assert scores_of(rules=RULES, **{"diverged": False, **given}) == pytest.approx(expected)
+)
+def test_the_scores_of_a_run(run, expected):
+    assert scores_of(run, RULES) == pytest.approx(expected)
 
 
 DRAWN = Rules(100, drawn=True)

@@ -5,6 +5,7 @@ Tried with Ray 2.60 and MLflow 3.17. tests/sweeps/test_compat.py names each one.
 
 import json
 import os
+import traceback
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -87,3 +88,12 @@ def keep_keys_from_tune() -> None:
     from ray.tune.execution import class_cache
 
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+
+
+def end_half_started_ray(error: BaseException) -> None:
+    """End what Ray had begun on this machine when it raised `error`: it does so itself only once it has started."""
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(node := frame.f_locals.get("self"), Node):
+            node.kill_all_processes(check_alive=False, wait=True)

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from typing import Any
 
 from gan_core.errors import UserError
 from sweeps.cluster import CODE, last_line
+from sweeps.compat import end_half_started_ray
 
+STARTS = 3  # so often Ray may take too long to start, on a busy machine
 NOT_SENT = ("__pycache__", "*.pyc")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` starts
 PRELOAD = "RAY_preload_python_modules"  # Ray writes the variables of its own settings so
@@ -85,15 +88,22 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _start(**options: Any) -> None:
-    """Start Ray on this machine. Raises UserError if it does not start."""
+    """Start Ray on this machine, again where that took too long. Raises UserError if it does not start."""
     import ray
 
-    try:
-        # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
-        ray.init("local", include_dashboard=False, **options)
-    except Exception as error:  # Ray raises a plain Exception where its processes are not up within 30 seconds
-        reason = last_line(error).rstrip(".")
-        raise UserError(f"Ray did not start: {reason}. If this machine is busy, try again when it is not") from error
+    for left in reversed(range(STARTS)):
+        try:
+            # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.
+            ray.init("local", include_dashboard=False, **options)
+        except Exception as error:  # Ray raises a plain one where its processes are not up within 30 seconds
+            end_half_started_ray(error)
+            reason = last_line(error).rstrip(".")
+            if not left or isinstance(error, ValueError):  # what Ray refuses stays refused
+                busy = "If this machine is busy, try again when it is not"
+                raise UserError(f"Ray did not start: {reason}. {busy}") from error
+            print(f"Ray did not start: {reason}. Trying again", file=sys.stderr)
+        else:
+            return
 
 
 def join(address: str, **quiet: Any) -> None:

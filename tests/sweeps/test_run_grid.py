@@ -324,6 +324,30 @@ def test_data_that_cannot_be_had_stop_the_grid_before_anything_is_written(comman
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_ray_that_starts_too_slowly_is_ended_and_started_again(uri, rows):
+    started = Started(*SMALL, "--epochs", 1, "--seeds", 0, "--tracking-uri", uri, stderr=subprocess.PIPE)
+
+    def raylets():
+        return {one.pid: one for one in started.family() if one.name() == "raylet"}
+
+    try:
+        started.wait_for(raylets)
+        ((first, raylet),) = raylets().items()
+        raylet.suspend()  # it never says that it is up, and Ray gives it 30 seconds
+        started.wait_for(lambda: raylets().keys() - {first})
+        assert not raylet.is_running()
+        _, said = started.process.communicate(timeout=600)
+    finally:
+        for process in started.family() if started.process.poll() is None else []:
+            process.kill()
+        started.process.kill()
+    assert started.process.returncode == 0, said
+    assert said.count("Ray did not start: The current node timed out during startup") == 1
+    assert "Traceback" not in said
+    assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 9)]
+
+
 def test_a_ray_that_does_not_start_is_one_line(command, tmp_path):
     too_little = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "1000"}  # Ray refuses to start with that
     words = ("--dataset", "digits", "--epochs", 1, "--tracking-uri", tmp_path / "new.db")

@@ -41,6 +41,13 @@ def set_ray_environment(address: str | None) -> None:
         # Where other work keeps the machine busy, Ray's own processes get more time before they are taken for dead.
         os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
         os.environ.setdefault("RAY_health_check_failure_threshold", "60")
+        # Where memory is short, the system kills the largest process. Ray would kill all workers, whoever has taken
+        # it, and Tune does not retry what Ray has killed.
+        os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+        # Each run has threads of its own, and each thread would keep memory of its own: with these, a worker stays
+        # as large as it is after its first run (docs/performance.md).
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
     elif _token_file().is_file():
         # A cluster that one starts asks for the token, and a client sends it only if it is told to.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

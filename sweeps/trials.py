@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
+from gan_core.errors import UserError
 from gan_core.events import Progress
 from gan_core.live import LiveView
 from gan_core.locks import was_released
@@ -56,14 +57,17 @@ def train_all(
     common: Common,
     listener: "Listener",
 ) -> None:
-    """Train the runs that `trials` hands out on Ray's workers, with what `Common` says. pixels: as of `run_trial`."""
+    """Train the runs that `trials` hands out on Ray's workers, with what `Common` says. pixels: as of `run_trial`.
+
+    Raises UserError if Ray ends it.
+    """
     trainable = tune.with_parameters(run_trial, pixels=pixels, common=common)
     if plan.device == "cuda":
         # Ray shows a worker no GPU that it has not asked for. The runs of a machine share what there is.
         share = ray.cluster_resources().get("GPU", 0) / (plan.workers or len(plan.runs))
         trainable = tune.with_resources(trainable, {"cpu": 1, "gpu": min(share, 1)})
     with tempfile.TemporaryDirectory(prefix="gan-tune-") as scratch:
-        tune.Tuner(
+        tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=trials,
@@ -77,7 +81,12 @@ def train_all(
                 callbacks=[listener],
                 failure_config=tune.FailureConfig(max_failures=plan.retries),
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except RuntimeError as error:  # where Ray itself kills workers for want of memory, Tune ends so
+            reason = str(error).splitlines()[0].rpartition("unexpected exception: ")[2]
+            raise UserError(f"Ray has ended the sweep: {reason}. The same command goes on with it") from error
 
 
 class AsAsked(Searcher):

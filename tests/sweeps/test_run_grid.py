@@ -24,6 +24,7 @@ RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 SMALL = ("--dataset", "digits", "--hidden-dim", 16)
 LONG = (*SMALL, "--epochs", 100_000)
 METRICS_AN_EPOCH = 8
+GIB = 2**30
 QUICK_METRICS, WHOLE_METRICS = 4 + 1, 9 + 1  # scores, and the time that they took
 
 
@@ -346,6 +347,37 @@ def test_a_ray_that_starts_too_slowly_is_ended_and_started_again(uri, rows):
     assert said.count("Ray did not start: The current node timed out during startup") == 1
     assert "Traceback" not in said
     assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 9)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(psutil.virtual_memory().available < 14 * GIB, reason="needs 14 GiB of free memory")
+def test_where_ray_kills_workers_for_memory_one_line_says_so_and_the_same_command_goes_on(command, uri, rows):
+    words = (*SMALL, "--epochs", 600, "--optimizers", "sgd", "--z-dims", 5, 6, "--seeds", 0, "--tracking-uri", uri)
+    memory = psutil.virtual_memory()
+    watched = {
+        "RAY_memory_monitor_refresh_ms": "100",  # which we switch off where the user has not set it
+        "RAY_memory_usage_threshold": str((memory.total - memory.available + 6 * GIB) / memory.total),
+    }
+    started = Started(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **watched})
+    try:
+        started.wait_for(lambda: len(rows("SELECT DISTINCT run_uuid FROM metrics")) == 2)
+        somebody_else = np.ones(8 * GIB // 8)
+        _, said = started.process.communicate(timeout=120)
+        assert somebody_else.all()
+    finally:
+        for process in started.family() if started.process.poll() is None else []:
+            process.kill()
+        started.process.kill()
+    del somebody_else
+    assert started.process.returncode == 2, said
+    (line,) = [line for line in said.splitlines() if "run_grid.py:" in line]
+    assert "Ray has ended the sweep: " in line
+    assert "low on memory" in line
+    assert "Traceback" not in said
+    assert not rows("SELECT 1 FROM runs WHERE status = 'RUNNING'")
+    again = command(RUN_GRID, *words)
+    assert again.returncode == 0, again.stderr
+    assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 3)]
 
 
 def test_a_ray_that_does_not_start_is_one_line(command, tmp_path):

@@ -89,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         full, empty = Path(scratch) / "full" / "mlflow.db", Path(scratch) / "empty" / "mlflow.db"
-        launch(full, "--epochs", str(args.epochs))
+        launch(full, "--epochs", str(args.epochs), "--seeds", "0")
         fill(full, args.runs)
         with closing(sqlite3.connect(full)) as database:
             ((runs,), (points,)) = (

@@ -1,11 +1,13 @@
 """What a sweep costs beside its training: `python benchmarks/sweep.py`.
 
-By default: the 8 cells of the default grid at 20 epochs, as a user starts them, into a store of their own;
-the wall time against the sum of the runs' training seconds, and the time to the first training step.
+By default: the 8 settings of the default grid, one seed of each, at 20 epochs, as a user starts them, into a
+store of their own; the wall time against the sum of the runs' training seconds, and the time to the first
+training step.
 --start: the time to the first training step alone, with a new store and with one that is there, in turn.
 --tracking: the processor time of tracking one run, its events given to the tracker at the pace at which
 they came, against that of its training.
 --beside: an epoch of one run alone, and of each of two runs at once, in turn; the ratio of their times.
+--memory: the private memory of the workers while each trains eight short runs, one after another.
 """
 
 import argparse
@@ -16,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import torch
 from mlflow import MlflowClient
 
@@ -59,7 +62,7 @@ def _seconds_to_first_step(store: Path, workers: int) -> float:
 def grid(epochs: int, workers: int, store: Path) -> None:
     if store.exists():
         sys.exit(f"{store} is there already; name another with --store")
-    words = ["--epochs", epochs, "--workers", workers, "--tracking-uri", f"sqlite:///{store}"]
+    words = ["--seeds", 0, "--epochs", epochs, "--workers", workers, "--tracking-uri", f"sqlite:///{store}"]
     began = time.time()
     subprocess.run([sys.executable, ROOT / "sweeps" / "run_grid.py", *map(str, words)], check=True)
     wall = time.time() - began
@@ -88,6 +91,28 @@ def grid(epochs: int, workers: int, store: Path) -> None:
             indent=2,
         )
     )
+
+
+def memory(workers: int) -> None:
+    z_dims = [str(z_dim) for z_dim in range(10, 10 + 4 * workers)]
+    words = ["--epochs", "1", "--seeds", "0", "--workers", str(workers), "--z-dims", *z_dims, "--tracking-uri"]
+    seen: dict[int, list[int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = subprocess.Popen(
+            [sys.executable, ROOT / "sweeps" / "run_grid.py", *words, f"sqlite:///{folder}/mlflow.db"],
+            stdout=subprocess.DEVNULL,
+        )
+        while sweep.poll() is None:
+            for process in psutil.Process(sweep.pid).children(recursive=True):
+                with suppress(psutil.Error, OSError):
+                    if "ray::ImplicitFunc" in " ".join(process.cmdline()):  # a worker that has a run
+                        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                        seen.setdefault(process.pid, []).append(int(rollup.split("Private_Dirty:")[1].split()[0]))
+            time.sleep(0.5)
+    if sweep.returncode:
+        sys.exit("the sweep failed")
+    for found in seen.values():
+        print(f"a worker: at most {max(found) / 1024:.0f} MiB, {found[-1] / 1024:.0f} at its end")
 
 
 def tracking(epochs: int, rounds: int) -> None:
@@ -151,6 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--tracking", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--beside", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -158,6 +184,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if args.tracking:
         tracking(args.epochs, args.rounds)
+    elif args.memory:
+        memory(args.workers)
     elif args.beside:
         beside(args.epochs, args.rounds)
     elif args.start:

@@ -113,7 +113,7 @@ def _train_what_is_left(
             train_all(plan, trials, pixels, _common(plan, prepared, needs), listener)
         if racing and racing.lost:
             raise racing.lost
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):  # a person has ended it, or Ray: no run is to blame
         cut_off = "KILLED"
         raise
     finally:

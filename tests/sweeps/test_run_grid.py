@@ -374,7 +374,7 @@ def test_where_ray_kills_workers_for_memory_one_line_says_so_and_the_same_comman
     assert "Ray has ended the sweep: " in line
     assert "low on memory" in line
     assert "Traceback" not in said
-    assert not rows("SELECT 1 FROM runs WHERE status = 'RUNNING'")
+    assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("KILLED", 3)]
     again = command(RUN_GRID, *words)
     assert again.returncode == 0, again.stderr
     assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 3)]

@@ -1,6 +1,7 @@
 """The private names and formats of Ray and MLflow that sweeps lean on, each with what it is for.
 
-Tried with Ray 2.60 and MLflow 3.17. tests/sweeps/test_compat.py names each one.
+Tried with Ray 2.60 and MLflow 3.17. tests/sweeps/test_compat.py names each one, but for Ray's start: that one is in
+tests/sweeps/test_run_grid.py.
 """
 
 import json

@@ -22,6 +22,7 @@ from gan_core.storage import ObjectPath, StoragePath, write_whole
 from sweeps.plan import Plan
 from sweeps.worker import Common, Trial, run_trial
 
+ENDED_BY_RAY = "Caught unexpected exception: "  # so Tune ends where Ray itself kills workers for want of memory
 WORKER_DIED = "its worker process died: it was killed, ran out of memory, or could not be started"
 STOP_PATIENCE = 5.0  # seconds for interrupted runs to reach an epoch's end and keep a checkpoint
 DISTANCE = 5.0  # seconds more where they have to hear of it through an object store
@@ -84,9 +85,12 @@ def train_all(
         )
         try:
             tuner.fit()
-        except RuntimeError as error:  # where Ray itself kills workers for want of memory, Tune ends so
-            reason = str(error).splitlines()[0].rpartition("unexpected exception: ")[2]
-            raise UserError(f"Ray has ended the sweep: {reason}. The same command goes on with it") from error
+        except RuntimeError as error:
+            _, found, reason = str(error).partition(ENDED_BY_RAY)
+            if not found:
+                raise
+            said = reason.splitlines()[0].rstrip(".")
+            raise UserError(f"Ray has ended the sweep: {said}. The same command goes on with it") from error
 
 
 class AsAsked(Searcher):

@@ -228,7 +228,7 @@ def test_the_words_of_a_race_that_is_open_or_not_over(say, made_up):
     headline, _ = say(made_up.settings(fds, seeds=10, spread=0.5), rules=RULES)
     assert re.fullmatch(
         r"Open: sgd_z20 and sgd_z50 may be the best, and sgd_z[25]0 leads\. "
-        r"As it looks, an answer takes about \d+ seeds of each; allowed are 10\.",
+        r"As it looks, an answer would take about \d+ seeds of each, and the race allows 10\.",
         headline,
     )
     headline, text = say(made_up.settings(FOUR, seeds=1), rules=RULES)

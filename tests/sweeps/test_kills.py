@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,18 @@ class Driver:
             except psutil.Error:
                 continue
         return found
+
+    def kill_a_worker(self, chance):
+        """SIGKILL one that has a run, at a moment that is drawn; the seconds until then.
+
+        A worker that has just ended its run, or is gone, is not counted: another one is taken.
+        """
+        while True:
+            until(self.workers, self)
+            time.sleep(wait := chance.uniform(0, 1.5))
+            with suppress(IndexError, psutil.NoSuchProcess):
+                chance.choice(self.workers()).kill()
+                return wait
 
     def kill(self, alone=False):
         """SIGKILL it, with all that it has started unless `alone`; those who are left."""
@@ -243,14 +256,11 @@ def test_a_grid_killed_again_and_again_loses_and_doubles_nothing(
     for number, kills in enumerate((*WORKER_KILLS, 0)):
         driver = start()
         for _ in range(kills):
-            until(driver.workers, driver)
             if in_writes:
                 half = kill_in_a_write(driver, in_writes.pop(), slow_disk)
                 say(f"a worker, half-way through {half.relative_to(tmp_path)}")
                 continue
-            time.sleep(wait := chance.uniform(0, 1.5))
-            chance.choice(until(driver.workers, driver)).kill()
-            say(f"a worker, after {wait:.3f} s")
+            say(f"a worker, after {driver.kill_a_worker(chance):.3f} s")
         until(driver.workers, driver)
         time.sleep(wait := chance.uniform(0, 1.5))
         assert driver.process.poll() is None
@@ -278,16 +288,12 @@ def test_a_race_killed_again_and_again_gives_the_same_answer_and_the_same_rows(u
     chance = random.Random(SEED)
     for _ in range(5):
         driver = start(words=RACE, length=RACE_EPOCHS)
-        killed = 0
-        while killed < 4:
-            for worker in until(driver.workers, driver)[: 4 - killed]:
-                time.sleep(chance.uniform(0, 1.5))
-                worker.kill()
-                killed += 1
+        for _ in range(4):
+            driver.kill_a_worker(chance)
         until(driver.workers, driver)
         time.sleep(chance.uniform(0, 1.5))
         assert not driver.kill()
-        say(f"{killed} workers and the command with its Ray: {counts(rows)}")
+        say(f"4 workers and the command with its Ray: {counts(rows)}")
     assert "answer.check" not in dict(rows("SELECT key, value FROM tags")), "there was nothing left to lose"
     said, _ = (driver := start(words=RACE, length=RACE_EPOCHS)).process.communicate(timeout=1200)
     assert driver.process.returncode == 0, said

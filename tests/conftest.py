@@ -20,6 +20,10 @@ ROOT = Path(__file__).parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
+# As docs/server.md has it: a server's eight processes for MLflow's jobs, which nothing here uses, take half a minute
+# of a core to start.
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+
 
 # The tests that take longest, longest first: begun last, one of them would be left alone at the end.
 LONGEST = ("test_kills", "test_outages", "test_run_grid", "test_wheel", "test_prdc", "test_compat")

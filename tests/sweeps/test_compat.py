@@ -98,9 +98,8 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     # A worker that imports for longer than 5 s, as on a loaded machine, would be killed, again and again.
     words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store.uri, "--port", str(port)]
     words += ["--workers", "1", "--uvicorn-opts", "--timeout-worker-healthcheck 120"]
-    given = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("wb") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=output, start_new_session=True, env=given)
+        process = subprocess.Popen(words, stdout=output, stderr=output, start_new_session=True)
     try:
         until = time.monotonic() + START
         while not answers(f"{address}/health"):

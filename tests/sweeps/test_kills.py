@@ -35,10 +35,10 @@ RACE = (
     "--max-seeds", 6, "--evaluate-every", 0, "--checkpoint-every", 1, "--retries", 100, "--workers", 2,
     "--name", "killed",
 )  # fmt: skip
-RACE_EPOCHS = 250
+RACE_EPOCHS = 150
 RUNS = 8
-WORKER_KILLS = (5, 5, 5, 5)  # before each kill of the command and its Ray, but for the first of these
-LENGTH = 4  # seconds that a run trains: so long that the grid outlasts all kills
+WORKER_KILLS = (2, 2, 2, 2)  # before each kill of the command and its Ray, but for the first of these
+LENGTH = 3  # seconds that a run trains: so long that the grid outlasts all kills
 SLOW_DISK = """
 import os, pathlib, shutil, time
 def stop(what, file):
@@ -257,6 +257,7 @@ def test_a_grid_killed_again_and_again_loses_and_doubles_nothing(
         driver = start()
         for _ in range(kills):
             if in_writes:
+                until(driver.workers, driver)  # the command itself writes artifacts, before there are any
                 half = kill_in_a_write(driver, in_writes.pop(), slow_disk)
                 say(f"a worker, half-way through {half.relative_to(tmp_path)}")
                 continue

@@ -166,7 +166,7 @@ def cases(tmp_path_factory, empty_store):
     second = 1 / _seconds_of_an_epoch()  # epochs
     with ThreadPoolExecutor(max_workers=2) as pool, ExitStack() as reports:
         begun = {}
-        for case, seconds in ((_server_killed, 30), (_locked, 30), (_server_gone, 5), (_disk_full, 5)):
+        for case, seconds in ((_server_killed, 20), (_locked, 20), (_server_gone, 5), (_disk_full, 5)):
             folder = tmp_path_factory.mktemp(case.__name__.strip("_"))
             reports.callback(shutil.rmtree, report_folder("http://x", f"test-outage-{folder.name}"), ignore_errors=True)
             begun[case] = pool.submit(case, folder, empty_store, round(seconds * second))

@@ -155,7 +155,7 @@ epochs = 10
 optimizer = ["sgd", "adam"]
 learning_rate = {low = 1e-4, high = 0.1, scale = "log"}
 [race]
-max_seeds = 4
+max_seeds = 3
 """
 
 

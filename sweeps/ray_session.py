@@ -47,7 +47,6 @@ def set_ray_environment(address: str | None) -> None:
         # Each run has threads of its own, and each thread would keep memory of its own: with these, a worker stays
         # as large as it is after its first run (docs/performance.md).
         os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
     elif _token_file().is_file():
         # A cluster that one starts asks for the token, and a client sends it only if it is told to.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

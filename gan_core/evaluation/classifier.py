@@ -23,7 +23,7 @@ from gan_core.storage import write_whole
 
 FEATURES = 64  # width of the layer before the last
 CLASSES = 10
-BLOCK = 250  # images in a forward pass, as many as a core's cache holds; with 1,000 each takes twice as long
+BLOCK = 100  # images in a forward pass, as many as a core's cache holds; the features do not depend on it
 
 
 class Classifier(nn.Module):

@@ -4,6 +4,9 @@ The least is a step's matrix products alone, float32, into buffers that are kept
 turns in one process, a few steps each, so that a busy machine slows all alike: trust the ratios (each taken
 within a round, then the median over rounds, with quartiles) above the microseconds. With one thread these are
 CPU time, so that waiting for a core does not count; with two they are by the clock.
+
+A processor with AVX-512 behaves nearly as one without in the environment ATEN_CPU_CAPABILITY=avx2
+MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR".
 """
 
 import argparse
@@ -17,18 +20,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numba
 import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_name
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from gan_core import kernels
 from gan_core.architectures import PIXELS
 from gan_core.config import RunConfig, make_config
 from gan_core.data import default_data_dir, load_images
 from gan_core.fast_mlp import FastStep
+from gan_core.machine import products
 from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.training import PlainStep, image_order, noise
@@ -72,9 +79,10 @@ def main() -> None:
 def say_where(args: argparse.Namespace) -> None:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")] or [platform.processor()]
+    vectors = f"PyTorch {torch.backends.cpu.get_cpu_capability()}, {numba.config.CPU_NAME or get_host_cpu_name()}"
     print(
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, torch {torch.__version__}; "
+        f"{names[0]}, {os.cpu_count()} cores ({vectors}), torch {torch.__version__}; "
         f"{args.rounds} rounds of {args.steps} steps; load average {os.getloadavg()[0]:.1f} at the start\n"
     )
 
@@ -83,15 +91,15 @@ def compare(images: Tensor, args: argparse.Namespace) -> None:
     print("µs a step, median of the rounds; ratios: median (quartiles)\n")
     print("| optimizer | z_dim | usual | plain | fast | least | usual / fast | fast / least | plain / least |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for optimizer in ("sgd", "adam"):
-        for z_dim in (20, 100, 200):
+    for optimizer in OPTIMIZERS:
+        for z_dim in (20, 100, 200) if optimizer in ("sgd", "adam") else (100,):
             config = make_config(optimizer=optimizer, z_dim=z_dim)
             times = take_turns(
                 {
                     "usual": usual_loop(config),
                     "plain": ours(PlainStep, config, images),
                     "fast": ours(FastStep, config, images),
-                    **products(config),
+                    **both_products(config),
                 },
                 args.rounds,
                 args.steps,
@@ -189,41 +197,9 @@ def through_batches(runner: PlainStep | FastStep, config: RunConfig, images: Ten
     return take
 
 
-def products(config: RunConfig) -> dict[str, Steps]:
+def both_products(config: RunConfig) -> dict[str, Steps]:
     """A step's products, G's two forward passes apart (11 products) or in one (9)."""
-    n, hidden_dim = config.batch_size, config.hidden_dim
-    z, h_G, d_h = (torch.randn(2 * n, width) for width in (config.z_dim, hidden_dim, hidden_dim))
-    images = torch.randn(3 * n, PIXELS)
-    G1, G2 = torch.randn(hidden_dim, config.z_dim), torch.randn(PIXELS, hidden_dim)
-    D1 = torch.randn(hidden_dim, PIXELS)
-    d_fake, d_hG = torch.randn(n, PIXELS), torch.randn(n, hidden_dim)
-    out_h, out_images, out_fake = (
-        torch.empty(2 * n, hidden_dim),
-        torch.empty(2 * n, PIXELS),
-        torch.empty(n, PIXELS),
-    )
-    out_G1, out_G2, out_D1 = torch.empty_like(G1), torch.empty_like(G2), torch.empty_like(D1)
-    out_hG = torch.empty(n, hidden_dim)
-    mm = torch.mm
-
-    def make(G_passes: list[slice]) -> Steps:
-        @torch.inference_mode()
-        def take(steps: int) -> None:
-            for _ in range(steps):
-                for rows in G_passes:
-                    mm(z[rows], G1.t(), out=out_h[rows])
-                    mm(h_G[rows], G2.t(), out=out_images[rows])
-                mm(images[: 2 * n], D1.t(), out=out_h)
-                mm(d_h.t(), images[: 2 * n], out=out_D1)
-                mm(images[2 * n :], D1.t(), out=out_hG)
-                mm(d_h[n:], D1, out=out_fake)
-                mm(d_fake, G2, out=out_hG)
-                mm(d_fake.t(), h_G[n:], out=out_G2)
-                mm(d_hG.t(), z[n:], out=out_G1)
-
-        return take
-
-    return {"11 products": make([slice(n), slice(n, 2 * n)]), "9 products": make([slice(2 * n)])}
+    return {"11 products": products(config, apart=True), "9 products": products(config, apart=False)}
 
 
 def fewest(times: dict[str, list[float]]) -> list[float]:
@@ -238,7 +214,7 @@ def compare_larger(images: Tensor, args: argparse.Namespace) -> None:
         contestants = {
             "plain": ours(PlainStep, config, images),
             "fast": ours(FastStep, config, images),
-            **products(config),
+            **both_products(config),
         }
         smaller = batch_size * hidden_dim // (64 * 128)
         times = take_turns(contestants, max(args.rounds // 3, 2), max(args.steps // smaller, 1))
@@ -303,12 +279,15 @@ def compare_denormals(images: Tensor, args: argparse.Namespace) -> None:
 
 def show_profile(images: Tensor) -> None:
     """Prints each operation's own time. PyTorch's profiler adds about a µs to each call: see calls, too."""
-    numpy_tanh = np.tanh
 
-    def tanh(x: object, out: object) -> None:
-        with record_function("numpy.tanh"):
-            numpy_tanh(x, out=out)  # type: ignore[call-overload]
+    def recorded(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            with record_function(f"kernels.{name}"):
+                kernel(*arguments)
 
+        return call
+
+    ours_recorded = {name: recorded(name, kernel) for name, kernel in kernels.ALL.items()}
     kinds: tuple[type[PlainStep] | type[FastStep], ...] = (PlainStep, FastStep)
     for optimizer, kind in itertools.product(("sgd", "adam"), kinds):
         config = make_config(optimizer=optimizer)
@@ -316,7 +295,7 @@ def show_profile(images: Tensor) -> None:
         take(50)
         steps = 640  # a multiple of the steps whose noise is drawn at once
         unwatched = take_turns({"": take}, 5, steps)[""]
-        with patch("numpy.tanh", tanh), profile(activities=[ProfilerActivity.CPU]) as seen:
+        with patch.multiple(kernels, **ours_recorded), profile(activities=[ProfilerActivity.CPU]) as seen:
             take(steps)
         rows = sorted(
             ((e.self_cpu_time_total / steps, e.count / steps, e.key) for e in seen.key_averages()),
@@ -351,6 +330,9 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
     W_half = W.bfloat16()
     generator = torch.Generator().manual_seed(0)
     minus_one = torch.tensor(-1.0)
+    bias_numpy, x_numpy, pixels_numpy = bias.numpy(), x.numpy(), pixels.numpy()
+    adams = [np.random.default_rng(0).random(PIXELS * h, np.float32) for _ in range(4)]
+    scalars = (0.1, 0.999, 0.001, 1e-6, 1.0, 1e-8, 0.0, 1.0)
 
     def optimizer(kind: type[torch.optim.Optimizer], **options: Any) -> Callable[[], object]:
         weights = nn.Parameter(torch.randn(PIXELS * h))
@@ -366,15 +348,17 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
         x.copy_(x_pixels).div_(127.5).sub_(1.0)
 
     parts: dict[str, Callable[[], object]] = {
-        "tanh of 128×784: numpy (taken)": lambda: np.tanh(fakes_numpy, out=kept_numpy),
+        "tanh of 128×784 and bias: kernel (taken)": lambda: kernels.tanh(kept_numpy, bias_numpy),
+        "tanh of 128×784: numpy": lambda: np.tanh(fakes_numpy, out=kept_numpy),
         "tanh of 128×784: torch": lambda: torch.tanh(fakes, out=kept),
         "tanh of 128×784: 2σ(2x) − 1": tanh_by_sigmoid,
-        "64 images: bytes, then to floats in place (taken)": gather_bytes,
+        "64 images: kernel (taken)": lambda: kernels.to_unit_range(pixels_numpy, next(batches).numpy(), x_numpy),
+        "64 images: bytes, then to floats in place": gather_bytes,
         "64 images: from floats in [-1, 1]": lambda: torch.index_select(floats, 0, next(batches), out=x),
         "noise 2×64×100": lambda: torch.randn(2, n, 100, generator=generator),
         "noise 32×2×64×100 (taken), for 32 steps": lambda: torch.randn(32, 2, n, 100, generator=generator),
-        "128×128·128×784 and bias: addmm (taken)": lambda: torch.addmm(bias, d, W.t(), out=kept),
-        "128×128·128×784: mm": lambda: torch.mm(d, W.t(), out=kept),
+        "128×128·128×784 and bias: addmm": lambda: torch.addmm(bias, d, W.t(), out=kept),
+        "128×128·128×784: mm (taken)": lambda: torch.mm(d, W.t(), out=kept),
         "128×128·128×784: oneDNN": lambda: torch.ops.mkldnn._linear_pointwise(d, W, bias, "none", [], ""),
         "128×128·128×784: bfloat16": lambda: torch.mm(halves[d], halves[W].t()),
         "784×128·128×128: mm into a gradient": lambda: torch.mm(fakes.t(), d, out=dW),
@@ -384,6 +368,7 @@ def compare_parts(images: Tensor, args: argparse.Namespace) -> None:
         "SGD, 100,352 weights": optimizer(torch.optim.SGD),
         "SGD, fused": optimizer(torch.optim.SGD, fused=True),
         "SGD by hand: W −= lr·gradient": lambda: W.add_(dW, alpha=-1e-9),
+        "Adam, 100,352 weights: kernel (taken)": lambda: kernels.adam(*adams, *scalars),
         "Adam, 100,352 weights": optimizer(torch.optim.Adam),
         "Adam, foreach": optimizer(torch.optim.Adam, foreach=True),
         "Adam, fused": optimizer(torch.optim.Adam, fused=True),

@@ -1,8 +1,7 @@
-"""The private names of MLflow, PyTorch and Python that this package uses, each with what it is for.
+"""The private names of MLflow and Python that this package uses, each with what it is for.
 
 An upgrade can break these without notice: tests/gan_core/test_compat.py tries each, and pyproject.toml bounds
-the versions. Tried with MLflow 3.17.2, PyTorch 2.15 and Python 3.11. To import this module imports neither
-MLflow nor PyTorch.
+the versions. Tried with MLflow 3.17.2 and Python 3.11. To import this module does not import MLflow.
 """
 
 import atexit
@@ -10,7 +9,6 @@ import os
 import sys
 import threading
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 # MLflow's tags, as mlflow.utils.mlflow_tags has them.
@@ -47,32 +45,6 @@ def slide_stem(key: str, step: int, at: int, unique: str) -> str:
     MLflow's own `log_image` takes a new name each time, so a step that is logged again has two images.
     """
     return f"{SLIDES}/{key}+step+{step}+timestamp+{at}+{unique}"
-
-
-MEAN = 1  # the number for reduction="mean" of the kernel of binary_cross_entropy
-
-
-def backward_kernels() -> SimpleNamespace:
-    """Autograd's own kernels, which have no public Python name. Each takes the gradient by a function's result.
-
-    leaky_relu(gradient, result, slope, True, grad_input=out); tanh and sigmoid(gradient, result, grad_input=out);
-    binary_cross_entropy(gradient, p, target, None, MEAN, grad_input=out). `out` is a tensor that is written to.
-    """
-    from torch import ops
-
-    names = ("leaky_relu", "tanh", "sigmoid", "binary_cross_entropy")
-    return SimpleNamespace(**{name: getattr(ops.aten, f"{name}_backward").grad_input for name in names})
-
-
-def optimizer_functions() -> tuple[Any, Any]:
-    """The steps of Adam and of RMSprop as functions.
-
-    To make the first optimizer's object imports PyTorch's compiler: seconds, and 80 MB, in each worker.
-    """
-    from torch.optim.adam import adam
-    from torch.optim.rmsprop import rmsprop
-
-    return adam, rmsprop
 
 
 def end_process(code: int) -> NoReturn:

@@ -2,29 +2,28 @@
 
 Beside its matrix products a step costs what is done around them. So here G makes the fakes of both halves in
 one product (it does not change in between), nothing is computed that is not used (D's gradients in G's
-half), every result goes into a buffer that is kept from step to step, and losses are computed once an epoch,
-from D's probabilities. The derivatives of the activations and of the cross-entropy are PyTorch's kernels, the
-ones that autograd calls: the clamp at −100 and the lost gradient of a saturated sigmoid come out alike.
+half), every result goes into a buffer that is kept from step to step, all between two products is one pass
+over the numbers (kernels.py), and losses are computed once an epoch, from D's probabilities.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu_
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from gan_core.architectures import LEAK, PIXELS
-from gan_core.compat import MEAN, backward_kernels, optimizer_functions
+from gan_core import kernels
+from gan_core.architectures import PIXELS
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS
 
-BACKWARD = backward_kernels()
+Array = NDArray[Any]
 # By optimizer: which of its options are taken into account here.
 KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "SGD": ("momentum",),
@@ -78,7 +77,7 @@ def _agree(config: RunConfig, plain: Callable[..., Any], logit: float) -> bool:
 
 
 class _Descent:
-    """SGD with rate 1 for the plain step of a probe: PyTorch's own takes seconds to make, see compat.py."""
+    """SGD with rate 1 for the plain step of a probe: to make PyTorch's own takes seconds."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = list(parameters)
@@ -105,14 +104,14 @@ class FastStep:
     @torch.inference_mode()
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
         """One pass over the images."""
-        pixels = images.flatten(1)
+        pixels = images.flatten(1).numpy()
         sizes = [len(batch) for batch in order]
-        probabilities = torch.empty(3 * sum(sizes), 1)  # a step's stand together: n of x, 2n of its fakes
-        steps = torch.split_with_sizes(probabilities, [3 * n for n in sizes])
+        probabilities = torch.empty(3 * sum(sizes))  # a step's stand together: n of x, 2n of its fakes
+        steps = np.split(probabilities.numpy(), np.cumsum([3 * n for n in sizes[:-1]]))
         for n, batch, z, p in zip(sizes, order, noise, steps, strict=False):
             if n not in self._buffers:
                 self._buffers[n] = _Buffers(n, self._hidden_dim)
-            self._step(self._buffers[n], pixels, batch, z[:, :n].reshape(2 * n, -1), p)
+            self._step(self._buffers[n], pixels, batch.numpy(), z[:, :n].reshape(2 * n, -1), p)
         n = sizes[0]
         full = 3 * n * sizes.count(n)
         parts = (probabilities[:full].view(-1, 3, n), probabilities[full:].view(-1, 3, sizes[-1]))
@@ -127,70 +126,41 @@ class FastStep:
         for name, part in self._running.items():
             part.copy_(state[name])
 
-    def _step(self, at: "_Buffers", pixels: Tensor, batch: Tensor, z: Tensor, p: Tensor) -> None:
-        """Update D, then G. z: 2n×z_dim, D's half first. p: 3n×1, to hold D(x), D(G(z_D)) and D(G(z_G))."""
+    def _step(self, at: "_Buffers", pixels: Array, batch: Array, z: Tensor, p: Array) -> None:
+        """Update D, then G. z: 2n×z_dim, D's half first. p: 3n, to hold D(x), D(G(z_D)) and D(G(z_G))."""
         G, D, n = self._G, self._D, len(batch)
-        torch.index_select(pixels, 0, batch, out=at.pixels)
-        at.x.copy_(at.pixels).div_(127.5).sub_(1.0)  # to_unit_range
-        leaky_relu_(G.first.forward(z, out=at.h_G), LEAK)
-        G.second.forward(at.h_G, out=at.fakes)
-        np.tanh(at.fakes_numpy, out=at.fakes_numpy)  # as exact as PyTorch's, in a sixth of the time
+        kernels.to_unit_range(pixels, batch, at.x.array)
+        torch.mm(z, G.W1.t(), out=at.h.tensor)
+        kernels.leaky_relu(at.h.array, G.b1)
+        torch.mm(at.h.tensor, G.W2.t(), out=at.fakes.tensor)
+        kernels.tanh(at.fakes.array, G.b2)
 
-        half = at.D_half
-        self._classify(half, p[: 2 * n])
-        D.second.backward(half.d_out, half.h)
-        D.first.backward(half.d_h, half.x)
+        # D: minimise −log D(x) − log(1 − D(G(z))), as sums over the batch's mean
+        x, h, d_h = at.D_images, at.D_h, at.D_dh
+        torch.mm(x.tensor, D.W1.t(), out=h.tensor)
+        kernels.classify(h.array, D.b1, D.w2, D.b2, n, p[: 2 * n], d_h.array, at.d_logits)
+        kernels.classifier_gradients(d_h.array, h.array, at.d_logits, D.db1, D.dw2, D.db2)
+        D.follow(D.W1, D.dW1, d_h.tensor, x.tensor)
         D.update()
 
-        half, h_G = at.G_half, at.h_G[n:]
-        self._classify(half, p[2 * n :])
-        torch.mm(half.d_h, D.first.W, out=at.d_fake)
-        BACKWARD.tanh(at.d_fake, half.x, grad_input=at.d_fake)
-        torch.mm(at.d_fake, G.second.W, out=at.d_hG)
-        BACKWARD.leaky_relu(at.d_hG, h_G, LEAK, True, grad_input=at.d_hG)
-        G.second.backward(at.d_fake, h_G)
-        G.first.backward(at.d_hG, z[n:])
+        # G: minimise −log D(G(z))
+        x, h, d_h, d_fakes, d_hG = at.G_images, at.G_h, at.G_dh, at.d_fakes, at.d_hG
+        torch.mm(x.tensor, D.W1.t(), out=h.tensor)
+        kernels.classify(h.array, D.b1, D.w2, D.b2, n, p[2 * n :], d_h.array, at.d_logits)
+        torch.mm(d_h.tensor, D.W1, out=d_fakes.tensor)
+        kernels.tanh_gradient(d_fakes.array, x.array, G.db2)
+        torch.mm(d_fakes.tensor, G.W2, out=d_hG.tensor)
+        kernels.leaky_relu_gradient(d_hG.array, at.h_G.array, G.db1)
+        G.follow(G.W2, G.dW2, d_fakes.tensor, at.h_G.tensor)
+        G.follow(G.W1, G.dW1, d_hG.tensor, z[n:])
         G.update()
-
-    def _classify(self, half: "_Half", p: Tensor) -> None:
-        """D's probabilities of half.x into p, and the gradients of the half's loss by D's two sums."""
-        D = self._D
-        leaky_relu_(D.first.forward(half.x, out=half.h), LEAK)
-        D.second.forward(half.h, out=p).sigmoid_()
-        BACKWARD.binary_cross_entropy(half.weight, p, half.target, None, MEAN, grad_input=half.d_out)
-        BACKWARD.sigmoid(half.d_out, p, grad_input=half.d_out)
-        torch.mul(half.d_out, D.second.W, out=half.d_h)
-        BACKWARD.leaky_relu(half.d_h, half.h, LEAK, True, grad_input=half.d_h)
-
-
-class _Layer(NamedTuple):
-    """A linear layer, x (rows×in) → x·Wᵀ + b (rows×out)."""
-
-    W: Tensor  # out×in
-    b: Tensor
-    W_gradient: Tensor
-    b_gradient: Tensor
-    descent: float | None  # the learning rate, if the layer is to follow its gradient at once
-
-    def forward(self, x: Tensor, out: Tensor) -> Tensor:
-        return torch.addmm(self.b, x, self.W.t(), out=out)
-
-    def backward(self, d_out: Tensor, x: Tensor) -> None:
-        """d_out: the loss's gradient by the layer's result, rows×out."""
-        torch.sum(d_out, 0, out=self.b_gradient)
-        if self.descent is None:
-            torch.mm(d_out.t(), x, out=self.W_gradient)
-        else:
-            # A product that adds to a matrix is no slower than one that overwrites it: this update is free.
-            self.W.addmm_(d_out.t(), x, alpha=-self.descent)
-            self.b.sub_(self.b_gradient, alpha=self.descent)
 
 
 class _Network:
     """The two layers of G or D, and `update`: what their optimizer does once the gradients are there.
 
-    The weights lie in one vector, their gradients in another. With SGD without momentum the layers
-    follow their gradients themselves, and `update` does nothing.
+    The weights lie in one vector, their gradients in another. With SGD without momentum the matrices follow
+    their gradients in the product itself.
     """
 
     def __init__(self, name: str, module: nn.Module, config: RunConfig) -> None:
@@ -199,74 +169,86 @@ class _Network:
         vector_to_parameters(weights, parameters)  # from now on views of it
         gradient, gradients = torch.zeros_like(weights), [torch.empty_like(p) for p in parameters]
         vector_to_parameters(gradient, gradients)
-        self.update, kept = _optimizer(config, weights, gradient)
+        self.W1, _, self.W2, _ = (p.detach() for p in parameters)
+        self.dW1, _, self.dW2, _ = gradients
+        _, self.b1, W2, self.b2 = (p.detach().numpy() for p in parameters)
+        _, self.db1, dW2, self.db2 = (g.numpy() for g in gradients)
+        self.w2, self.dw2 = W2[0], dW2[0]  # of D, whose second layer is one row
+        vectors = [(self.b1, self.db1), (self.b2, self.db2), *([(self.w2, self.dw2)] if name == "D" else [])]
+        self.update, kept = _optimizer(config, weights.numpy(), gradient.numpy(), vectors)
         sizes = [p.numel() for p in parameters]
         self.running = {  # what the optimizer keeps, by the names that PyTorch gives to it
             f"{name}.{number}.{kind}": tensor.split(sizes)[number].view_as(p) if tensor.dim() else tensor
-            for kind, tensor in kept.items()
+            for kind, tensor in ((kind, torch.from_numpy(array)) for kind, array in kept.items())
             for number, p in enumerate(parameters)
         }
-        W1, b1, W2, b2 = (p.detach() for p in parameters)
-        descent = None if kept else config.learning_rate
-        self.first = _Layer(W1, b1, gradients[0], gradients[1], descent)
-        self.second = _Layer(W2, b2, gradients[2], gradients[3], descent)
+        self._descent = None if kept else config.learning_rate
+
+    def follow(self, W: Tensor, gradient: Tensor, d_out: Tensor, x: Tensor) -> None:
+        """The gradient by a matrix, of a layer's argument x and of the loss's gradient by its result."""
+        if self._descent is None:
+            torch.mm(d_out.t(), x, out=gradient)
+        else:
+            # A product that adds to a matrix is no slower than one that overwrites it: this update is free.
+            W.addmm_(d_out.t(), x, alpha=-self._descent)
 
 
-def _optimizer(config: RunConfig, weights: Tensor, gradient: Tensor) -> tuple[Callable[[], object], dict[str, Tensor]]:
+def _optimizer(
+    config: RunConfig, weights: Array, gradient: Array, vectors: Sequence[tuple[Array, Array]]
+) -> tuple[Callable[[], object], dict[str, Array]]:
     """The update of a network's weights, and what it keeps from step to step: nothing for SGD without momentum.
 
-    Not PyTorch's object, whose making takes seconds (see compat.py) and whose bookkeeping slows each step.
+    vectors: the weights that are no matrices, each with its gradient.
     """
     entry = OPTIMIZERS[config.optimizer]
-    options = entry.arguments(config.learning_rate, config.momentum)
-    step, first, second = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
+    options, rate = entry.arguments(config.learning_rate, config.momentum), config.learning_rate
+    first, second = np.zeros_like(weights), np.zeros_like(weights)
     if entry.torch_class == "SGD" and not options["momentum"]:
-        return lambda: None, {}
+        return lambda: [kernels.descend(*pair, rate) for pair in vectors], {}
     if entry.torch_class == "SGD":
-
-        def update_by_momentum() -> None:
-            weights.add_(first.mul_(options["momentum"]).add_(gradient), alpha=-config.learning_rate)
-
-        return update_by_momentum, {"momentum_buffer": first}
-    adam, rmsprop = optimizer_functions()
-    take: dict[str, Any] = {"params": [weights], "grads": [gradient], "state_steps": [step]}
-    take |= {"lr": config.learning_rate, "eps": options["eps"], "weight_decay": options["weight_decay"]}
+        update = partial(kernels.descend_with_momentum, weights, gradient, first, rate, options["momentum"])
+        return update, {"momentum_buffer": first}
+    eps, decay, step = options["eps"], options["weight_decay"], np.zeros((), np.float32)
     if entry.torch_class == "RMSprop":
-        moves = options["momentum"] > 0
-        take |= {"square_avgs": [first], "grad_avgs": [], "momentum_buffer_list": [second] if moves else []}
-        update = partial(rmsprop, **take, alpha=options["alpha"], momentum=options["momentum"], centered=False)
-        return update, {"step": step, "square_avg": first, **({"momentum_buffer": second} if moves else {})}
-    take |= {"exp_avgs": [first], "exp_avg_sqs": [second], "max_exp_avg_sqs": [], "fused": options["fused"]}
-    take |= {"beta1": options["betas"][0], "beta2": options["betas"][1], "amsgrad": False, "maximize": False}
-    update = partial(adam, **take, decoupled_weight_decay=entry.torch_class == "AdamW")
-    return update, {"step": step, "exp_avg": first, "exp_avg_sq": second}
+        alpha, momentum = options["alpha"], options["momentum"]
+
+        def update_rmsprop() -> None:
+            step[...] += 1
+            kernels.rmsprop(weights, gradient, first, second, alpha, 1 - alpha, rate, eps, decay, momentum)
+
+        return update_rmsprop, {"step": step, "square_avg": first, **({"momentum_buffer": second} if momentum else {})}
+    beta1, beta2 = options["betas"]
+    decay, shrink = (0.0, 1 - rate * decay) if entry.torch_class == "AdamW" else (decay, 1.0)
+
+    def update_adam() -> None:
+        step[...] += 1
+        corrected, scale = rate / (1 - beta1 ** float(step)), (1 - beta2 ** float(step)) ** -0.5
+        kernels.adam(
+            weights, gradient, first, second, 1 - beta1, beta2, 1 - beta2, corrected, scale, eps, decay, shrink
+        )  # fmt: skip
+
+    return update_adam, {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
 
-class _Half:
-    """D's or G's half of a step: the images that D classifies in it, and what D keeps for the gradients."""
+class _Buffer:
+    """Memory that both PyTorch's products and the kernels see."""
 
-    def __init__(self, x: Tensor, target: Tensor, weight: float, hidden_dim: int) -> None:
-        """x: rows×784; target: rows×1, 1 where the loss wants 'real'; weight: of their mean in it."""
-        self.x, self.target, self.weight = x, target, torch.tensor(weight)
-        self.h = torch.empty(len(x), hidden_dim)
-        self.d_h = torch.empty(len(x), hidden_dim)
-        self.d_out = torch.empty(len(x), 1)
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.array = tensor, tensor.numpy()
 
 
 class _Buffers:
     """The memory of a step with n real images."""
 
     def __init__(self, n: int, hidden_dim: int) -> None:
-        self.pixels = torch.empty(n, PIXELS, dtype=torch.uint8)
-        images = torch.empty(3 * n, PIXELS)  # real, fakes of D's half, fakes of G's half
-        self.x, self.fakes, self.fakes_numpy = images[:n], images[n:], images[n:].numpy()
-        self.h_G = torch.empty(2 * n, hidden_dim)
-        self.d_fake = torch.empty(n, PIXELS)
-        self.d_hG = torch.empty(n, hidden_dim)
-        target = torch.tensor([1.0, 0.0]).repeat_interleave(n)[:, None]
-        # D's loss is the sum of two means over n, so twice the mean over 2n.
-        self.D_half = _Half(images[: 2 * n], target, 2.0, hidden_dim)
-        self.G_half = _Half(images[2 * n :], target[:n], 1.0, hidden_dim)
+        images, h_G = torch.empty(3 * n, PIXELS), torch.empty(2 * n, hidden_dim)
+        self.x, self.fakes = _Buffer(images[:n]), _Buffer(images[n:])  # fakes of D's half, then of G's
+        self.D_images, self.G_images = _Buffer(images[: 2 * n]), _Buffer(images[2 * n :])
+        self.h, self.h_G = _Buffer(h_G), _Buffer(h_G[n:])
+        self.D_h, self.D_dh = (_Buffer(torch.empty(2 * n, hidden_dim)) for _ in range(2))
+        self.G_h, self.G_dh, self.d_hG = (_Buffer(torch.empty(n, hidden_dim)) for _ in range(3))
+        self.d_fakes = _Buffer(torch.empty(n, PIXELS))
+        self.d_logits = np.empty(2 * n, np.float32)
 
 
 def _record(probabilities: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from mlflow.utils import mlflow_tags
-from torch.nn.functional import binary_cross_entropy, leaky_relu
 
 from gan_core import compat, metric_names
 from gan_core.config import RunConfig
@@ -58,48 +56,6 @@ def test_a_database_error_of_mlflow_is_not_printed_as_well(command, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "raised\n", "")
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
         assert logging.getLogger(name).level >= logging.WARNING
-
-
-@pytest.mark.parametrize("name", ["leaky_relu", "tanh", "sigmoid"])
-def test_a_kernel_gives_autograds_gradient(name):
-    x = torch.linspace(-200, 200, 101).requires_grad_()
-    gradient, out = torch.rand(101), torch.empty(101)
-    slope = (0.2,) if name == "leaky_relu" else ()
-    result = leaky_relu(x, 0.2) if slope else getattr(torch, name)(x)
-    result.backward(gradient)
-    also = (*slope, True) if slope else ()
-    getattr(compat.backward_kernels(), name)(gradient, result.detach(), *also, grad_input=out)
-    assert torch.equal(out, x.grad)
-
-
-def test_the_kernel_of_the_cross_entropy_gives_autograds_gradient():
-    p = torch.tensor([[0.0], [1e-30], [0.3], [1.0]]).requires_grad_()
-    target, weight, out = torch.tensor([[1.0], [1.0], [0.0], [0.0]]), torch.tensor(2.0), torch.empty(4, 1)
-    (weight * binary_cross_entropy(p, target)).backward()
-    kernel = compat.backward_kernels().binary_cross_entropy
-    kernel(weight, p.detach(), target, None, compat.MEAN, grad_input=out)
-    assert torch.equal(out, p.grad)
-
-
-@pytest.mark.parametrize(("number", "torch_class"), [(0, "Adam"), (1, "RMSprop")])
-def test_an_optimizers_function_takes_the_optimizers_step(number, torch_class):
-    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
-    gradient = theirs.grad = torch.rand(5, generator=torch.Generator().manual_seed(0))
-    getattr(torch.optim, torch_class)([theirs], lr=0.1).step()
-    also = {
-        "Adam": {
-            "exp_avgs": [torch.zeros(5)], "exp_avg_sqs": [torch.zeros(5)], "max_exp_avg_sqs": [],
-            "amsgrad": False, "maximize": False, "beta1": 0.9, "beta2": 0.999,
-        },
-        "RMSprop": {
-            "square_avgs": [torch.zeros(5)], "grad_avgs": [], "momentum_buffer_list": [], "alpha": 0.99,
-            "momentum": 0.0, "centered": False,
-        },
-    }[torch_class]  # fmt: skip
-    compat.optimizer_functions()[number](
-        [ours.detach()], [gradient], state_steps=[torch.zeros(())], lr=0.1, eps=1e-8, weight_decay=0.0, **also
-    )
-    torch.testing.assert_close(ours, theirs)
 
 
 ENDING = """

@@ -1,0 +1,66 @@
+"""What a run trains on: the kind of machine, of which the last bits depend, and the least time that a step can take."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import torch
+
+from gan_core.architectures import PIXELS
+from gan_core.config import RunConfig
+
+LIBRARIES = ("torch", "numpy", "numba")  # whose arithmetic a training is
+FLOOR_STEPS = 12  # of which the median is taken; some 20 ms
+
+
+def kind_of_machine() -> str:
+    """The processor's instruction set, as PyTorch uses it, and the versions of the libraries that compute."""
+    libraries = " ".join(f"{name}-{version(name)}" for name in LIBRARIES)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {libraries}"
+
+
+def least_step_seconds(config: RunConfig) -> float | None:
+    """The time of the matrix products of a training step by themselves, here and now; None if they are not known."""
+    if config.network != "mlp" or config.device != "cpu":
+        return None
+    take = products(config, apart=False)
+    take(2)
+    seconds = []
+    for _ in range(FLOOR_STEPS):
+        started = time.perf_counter()
+        take(1)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def products(config: RunConfig, apart: bool) -> Callable[[int], None]:
+    """Does the matrix products of so many steps of the network "mlp", into memory that is kept.
+
+    apart: G's passes for D's half and for its own are products of their own, 11 in all, and not one, 9 in all.
+    """
+    n, hidden_dim = config.batch_size, config.hidden_dim
+    z, h_G, d_h = (torch.ones(2 * n, width) for width in (config.z_dim, hidden_dim, hidden_dim))
+    G1, G2, D1 = torch.ones(hidden_dim, config.z_dim), torch.ones(PIXELS, hidden_dim), torch.ones(hidden_dim, PIXELS)
+    images, d_fake, d_hG = torch.ones(3 * n, PIXELS), torch.ones(n, PIXELS), torch.ones(n, hidden_dim)
+    out_h, out_images, out_fake = torch.empty(2 * n, hidden_dim), torch.empty(2 * n, PIXELS), torch.empty(n, PIXELS)
+    out_G1, out_G2, out_D1, out_hG = map(torch.empty_like, (G1, G2, D1, d_hG))
+    passes: Sequence[slice] = (slice(n), slice(n, 2 * n)) if apart else (slice(2 * n),)
+    mm = torch.mm
+
+    @torch.inference_mode()
+    def take(steps: int) -> None:
+        for _ in range(steps):
+            for rows in passes:
+                mm(z[rows], G1.t(), out=out_h[rows])
+                mm(h_G[rows], G2.t(), out=out_images[rows])
+            mm(images[: 2 * n], D1.t(), out=out_h)
+            mm(d_h.t(), images[: 2 * n], out=out_D1)
+            mm(images[2 * n :], D1.t(), out=out_hG)
+            mm(d_h[n:], D1, out=out_fake)
+            mm(d_fake, G2, out=out_hG)
+            mm(d_fake.t(), h_G[n:], out=out_G2)
+            mm(d_hG.t(), z[n:], out=out_G1)
+
+    return take

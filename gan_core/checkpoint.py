@@ -19,17 +19,18 @@ from torch import Tensor
 
 from gan_core.config import RunConfig
 from gan_core.errors import UserError
-from gan_core.events import Baselines, EpochEnd, Evaluated, Samples, TrainState
+from gan_core.events import Baselines, EpochEnd, Evaluated, Machine, Samples, TrainState
 from gan_core.locks import hold
 from gan_core.storage import StoragePath, write_whole
 
 FORMAT = "gan-grid checkpoint"
-VERSION = 2
+VERSION = 3
+READABLE = (2, 3)  # in 2 there is nothing of machines
 KEPT = 2  # so that there is one before a damaged one
 SUFFIX = ".checkpoint"
 LOCK_PATIENCE = 60.0  # seconds for the process that trained the run before to be gone
 
-RecordedEvent = Baselines | Samples | EpochEnd | Evaluated
+RecordedEvent = Baselines | Samples | EpochEnd | Evaluated | Machine
 
 
 class TimedEvent(NamedTuple):
@@ -50,6 +51,11 @@ class Checkpoint:
     def epoch_ends(self) -> list[EpochEnd]:
         """The EpochEnd of each epoch so far."""
         return [entry.event for entry in self.events if isinstance(entry.event, EpochEnd)]
+
+    @property
+    def machine(self) -> str | None:
+        """The kind of machine that has trained it last; None where that was not recorded."""
+        return next((entry.event.kind for entry in reversed(self.events) if isinstance(entry.event, Machine)), None)
 
 
 class DamagedError(Exception):
@@ -155,7 +161,7 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
         if about["format"] != FORMAT:
             raise DamagedError("it is no checkpoint")
         version = int(about["version"])
-        if version != VERSION:
+        if version not in READABLE:
             age, advice = (
                 ("a newer", "update it") if version > VERSION else ("an older", "finish the run with that one")
             )
@@ -188,6 +194,8 @@ def _described(entry: TimedEvent) -> tuple[str, Any, int]:
             return "samples", epoch, entry.at
         case EpochEnd(epoch):
             return "epoch", epoch, entry.at
+        case Machine():
+            return "machine", dataclasses.asdict(entry.event), entry.at
         case Evaluated(class_shares=shares):
             return "evaluated", {**dataclasses.asdict(entry.event), "class_shares": shares.tolist()}, entry.at
 
@@ -206,6 +214,8 @@ def _events(described: list[list[Any]], images: int, tensors: Mapping[str, Tenso
             case "epoch":
                 D_losses, G_losses, real_scores, fake_scores = iterations[value - 1]
                 event = EpochEnd(value, D_losses, G_losses, real_scores, fake_scores, images, seconds[value - 1])
+            case "machine":
+                event = Machine(**value)
             case "evaluated":
                 event = Evaluated(**{**value, "class_shares": np.array(value["class_shares"])})
             case _:

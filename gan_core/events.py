@@ -116,7 +116,22 @@ class Diagnosis:
     epoch: int
 
 
-Event = Samples | EpochEnd | Reached | Trained | Baselines | Evaluated | Diagnosis
+@dataclass(frozen=True)
+class Machine:
+    """The kind of machine that trains the run from this epoch on; after the first epoch that it has trained."""
+
+    epoch: int
+    kind: str  # as machine.kind_of_machine has it
+    floor_ratio: (
+        float | None
+    )  # of the mean time of a step to the time of its matrix products alone, where that is known
+
+    def metrics(self) -> dict[str, float]:
+        """The ratio under the name that trackers and reports use."""
+        return {} if self.floor_ratio is None else {names.FLOOR_RATIO: self.floor_ratio}
+
+
+Event = Samples | EpochEnd | Reached | Trained | Baselines | Evaluated | Diagnosis | Machine
 
 
 @dataclass(frozen=True)

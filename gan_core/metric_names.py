@@ -11,6 +11,7 @@ SCORE_REAL = "score/real"  # mean D(x)
 SCORE_FAKE = "score/fake"  # mean D(G(z))
 EPOCH_SECONDS = "time/epoch_seconds"
 IMAGES_PER_SECOND = "time/images_per_second"
+FLOOR_RATIO = "time/floor_ratio"  # of a step to its matrix products alone; at the first epoch on a kind of machine
 
 # Metrics of an evaluation.
 FD = "quality/fd"  # Fréchet distance: what settings are ranked by
@@ -49,6 +50,7 @@ REAL_BASELINE = "quality.real_baseline"  # JSON: score → value
 UNTRAINED_BASELINE = "quality.untrained_baseline"
 PARENT = "mlflow.parentRunId"
 RUN_COLOUR = "mlflow.runColor"
+MACHINES = "machine.kinds"  # that have trained the run, in order, by a semicolon
 COMMITS = "code.commits"  # of a run that more than one commit of the code has trained: all, in order
 
 # Tags of a sweep: the last on each child, the others on the parent.

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,8 @@ from gan_core.data import ImageSet
 from gan_core.errors import NonFiniteLossError, TrackingError, UserError
 from gan_core.evaluation.baselines import Reference, evaluate
 from gan_core.evaluation.health import diagnose, pixel_spread
-from gan_core.events import Diagnosis, EpochEnd, Evaluated, Event, Progress, Reached, Samples, Trained
+from gan_core.events import Diagnosis, EpochEnd, Evaluated, Event, Machine, Progress, Reached, Samples, Trained
+from gan_core.machine import kind_of_machine, least_step_seconds
 from gan_core.metric_names import IMAGES_PER_SECOND, LOSS_D, LOSS_G
 from gan_core.networks import Generator
 from gan_core.training import fixed_noise, generate, train
@@ -93,14 +94,10 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     try:
         last = job.checkpoints.load(partial(observer.say, job.name)) if job.checkpoints else None
         resumed = last.state.epoch if last else 0
-        if resumed and job.until is None:  # a race pauses and resumes its runs all the time
-            observer.say(job.name, f"goes on after epoch {resumed}")
         if last:
-            snapshots.resume(last)
-            for entry in last.events:
-                tracker.log(*entry)
+            _resume(last, snapshots, tracker, partial(observer.say, job.name), quietly=job.until is not None)
         for event in evaluated_training(job, last):
-            at = time.time_ns() // 1_000_000
+            at = _now()
             snapshots.add(event, at)
             tracker.log(event, at)
             if isinstance(event, EpochEnd):
@@ -133,6 +130,19 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
     if job.checkpoints and outcome.status == "FINISHED":
         job.checkpoints.prune(1)  # from which a longer run resumes
     return outcome
+
+
+def _resume(
+    last: Checkpoint, snapshots: "_Snapshots", tracker: Tracker, say: Callable[[str], object], quietly: bool
+) -> None:
+    """Log what the checkpoint has; quietly: a race pauses and resumes its runs all the time."""
+    if not quietly and last.state.epoch:
+        say(f"goes on after epoch {last.state.epoch}")
+    if last.machine not in (None, here := kind_of_machine()):
+        say(f"goes on on another kind of machine ({here}; before: {last.machine})")
+    snapshots.resume(last)
+    for entry in last.events:
+        tracker.log(*entry)
 
 
 class _Snapshots:
@@ -173,12 +183,16 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     """The events of `train`, a Baselines before them, and among them how good G is.
 
     Evaluated follows the Reached of each epoch that is due, with QUICK_SCORES, and of the last one, with all
-    scores and the run's Diagnosis after it. A run that is ended early has all events of an end as well; one that
-    is to pause ends after the evaluation of that epoch. Where training cannot go on (NonFiniteLossError), the
-    Diagnosis comes before the exception. With `resume`, the first event is the Reached of its epoch.
+    scores and the run's Diagnosis after it. Machine follows the first EpochEnd on another kind of machine than
+    `resume` had. A run that is ended early has all events of an end as well; one that is to pause ends after the
+    evaluation of that epoch. Where training cannot go on (NonFiniteLossError), the Diagnosis comes before the
+    exception. With `resume`, the first event is the Reached of its epoch.
     """
     config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []
+    machine = kind_of_machine()
+    moved = not resume or resume.machine != machine
+    least = least_step_seconds(config) if moved else None
     if not resume:
         yield reference.baselines
     try:
@@ -186,6 +200,10 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             yield event
             if isinstance(event, EpochEnd):
                 ends.append(event)
+                if moved:
+                    step = event.seconds / len(event.generator_losses)
+                    yield Machine(event.epoch, machine, step / least if least else None)
+                    moved = False
             if not isinstance(event, Reached):
                 continue
             G, epoch = event.generator, event.epoch
@@ -225,6 +243,10 @@ def _diagnosis(
 ) -> Diagnosis:
     last_losses = ends[-1].discriminator_losses, ends[-1].generator_losses
     return diagnose([end.metrics() for end in ends], last_losses, spread, evaluated, untrained_baseline)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:

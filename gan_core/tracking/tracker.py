@@ -22,7 +22,7 @@ from gan_core import metric_names as names
 from gan_core.config import RunConfig
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError
-from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Reached, Samples
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Event, Machine, Reached, Samples
 from gan_core.run_folder import STATUS_FILE, RunFolder
 from gan_core.tracking.store import brief, end_run
 
@@ -51,6 +51,7 @@ class MlflowTracker:
         self._files = RunFolder(Path(self._scratch.name), config, title)
         self._queue: SimpleQueue[tuple[Event, int]] = SimpleQueue()
         self._started = 0  # milliseconds since 1970
+        self._machines: list[str] = []  # that have trained the run
         self._points: set[tuple[str, int]] = set()  # metric and step of what the store has of a resumed run
         self._paths: set[str] = set()  # and its sheets and slides
         self._waiting_since: float | None = None
@@ -143,7 +144,7 @@ class MlflowTracker:
         metrics = [
             Metric(name, value, at, event.epoch)
             for event, at in queued
-            if isinstance(event, EpochEnd | Evaluated)
+            if isinstance(event, EpochEnd | Evaluated | Machine)
             for name, value in event.metrics().items()
             if (name, event.epoch) not in self._points
         ]
@@ -166,6 +167,9 @@ class MlflowTracker:
                             names.UNTRAINED_BASELINE: json.dumps(event.untrained_baseline),
                         }
                     )
+                case Machine(kind=kind):
+                    self._machines.append(kind)
+                    self._tag({names.MACHINES: "; ".join(self._machines)})
                 case Diagnosis(health, reason):
                     self._tag({names.HEALTH: health, names.HEALTH_REASON: reason})
 

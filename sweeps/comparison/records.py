@@ -47,6 +47,7 @@ class RunRecord:
     dropped: str = ""  # why it was not trained to its end, in a race
     artifact_uri: str = ""
     commits: Sequence[str] = ()  # of the code that trained it, in order
+    machines: Sequence[str] = ()  # the kinds of machine that trained it, in order
 
     @property
     def finished(self) -> bool:
@@ -232,6 +233,7 @@ def _record(run: Run, points: Mapping[tuple[str, str], Mapping[int, float]]) -> 
         dropped=tags.get(names.DROPPED, ""),
         artifact_uri=info.artifact_uri,
         commits=commits(tags),
+        machines=tags[names.MACHINES].split("; ") if names.MACHINES in tags else (),
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from statistics import median
 from typing import Any
 
 from bs4 import Tag
@@ -170,8 +171,11 @@ def print_summary(console: Console, comparison: Comparison, where: str, uri: str
             health,
             duration(setting.seconds),
         )
+    kinds = {kind for run in comparison.record.runs for kind in run.machines}
+    paces = [run.metrics[names.FLOOR_RATIO] for run in comparison.record.runs if names.FLOOR_RATIO in run.metrics]
     values = {
         "c": comparison, "verdict": give_verdict(comparison), "rows": MOST_ROWS, "where": where,
+        "pace": f"{median(paces):.2f}" if paces else "", "kinds": len(kinds),
         "command": ui_command(uri), "pictures": (names.CONTACT_SHEET, names.LOSSES_PICTURE),
         "artifacts": redact(comparison.record.artifact_uri.removeprefix("file://")),
     }  # fmt: skip

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from gan_core.config import RunConfig
 from gan_core.data import load_images
+from gan_core.machine import kind_of_machine
 from gan_core.networks import load_generator
 from gan_core.training import train
 from sweeps.comparison.compare import compare
@@ -47,7 +48,7 @@ def in_store(cluster):
             "SELECT run_uuid, count(*), count(DISTINCT (key, step)) FROM metrics "
             f"WHERE run_uuid IN ({ids}) GROUP BY run_uuid"
         )
-        assert [points[1:] for points in points] == [[str(epochs * 8 + 10)] * 2] * RUNS
+        assert [points[1:] for points in points] == [[str(epochs * 8 + 11)] * 2] * RUNS
         return {name: run_id for name, run_id, _ in runs}
 
     return look
@@ -70,14 +71,22 @@ def unbroken(digits):
 
 @pytest.fixture
 def same_weights(cluster, unbroken, tmp_path):
-    """That the generators of the runs, fetched over HTTP, are those of unbroken runs."""
+    """That the generators of the runs, fetched over HTTP, are those of unbroken runs; the machines of each run.
+
+    Only of a kind of machine as this one: the last bits of others differ.
+    """
 
     def compare(runs, epochs):
-        client = MlflowClient(cluster.MLFLOW)
+        client, machines = MlflowClient(cluster.MLFLOW), {}
         for (optimizer, z, seed), weights in unbroken(epochs).items():
-            file = client.download_artifacts(runs[f"{optimizer}_z{z}_s{seed}"], "generator.safetensors", str(tmp_path))
+            run_id = runs[name := f"{optimizer}_z{z}_s{seed}"]
+            machines[name] = client.get_run(run_id).data.tags["machine.kinds"].split("; ")
+            if machines[name] != [kind_of_machine()]:
+                continue
+            file = client.download_artifacts(run_id, "generator.safetensors", str(tmp_path))
             ours = load_generator(file).state_dict()
             assert all(torch.equal(ours[name], weights[name]) for name in weights)
+        return machines
 
     return compare
 
@@ -128,7 +137,7 @@ def test_a_grid_on_two_nodes_is_that_of_one_machine(cluster, checkout, grid, beg
     said, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, said
     assert "8 new" in said
-    same_weights(in_store("plain", epochs=5), epochs=5)
+    assert list(same_weights(in_store("plain", epochs=5), epochs=5).values()) == [[kind_of_machine()]] * RUNS
 
     # The same settings race on from what is there.
     words = grid("plain", code=code)
@@ -167,7 +176,8 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store
         # As many runs as slots have kept something, so those of the node that dies have too.
         until(lambda: len({file.parent for file in kept.rglob("epoch_*")}) >= 2 * cluster.SLOTS, driver)
         cluster.kill_machine("two")
-        cluster.start_ray("three")
+        another_kind = {"ATEN_CPU_CAPABILITY": "default"} if where == "s3" else {}
+        cluster.start_ray("three", **another_kind)
         until(lambda: trainers(cluster, "three"), driver)
         said, _ = driver.communicate(timeout=400)
     finally:
@@ -177,7 +187,12 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store
     assert driver.returncode == 0, said
     assert "trying again" in said
     assert "goes on after epoch" in said
-    same_weights(in_store(name, epochs), epochs)
+    machines = same_weights(in_store(name, epochs), epochs)
+    moved = [run for run, kinds in machines.items() if len(kinds) > 1]
+    assert bool(moved) == bool(another_kind)
+    for run in moved:
+        assert said.count(f"{run}: goes on on another kind of machine") == 1, said
+    assert ("2 kinds have trained the runs" in said) == bool(another_kind)
 
 
 def test_ctrl_c_reaches_the_nodes_through_an_object_store(cluster, grid, begin, in_store):

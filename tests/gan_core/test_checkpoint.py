@@ -181,8 +181,8 @@ def test_another_configs_is_refused_by_name(folder, checkpoints):
 @pytest.mark.parametrize(
     ("version", "said"),
     [
-        (VERSION + 1, "a newer version of this program .format 3, this one reads 2.: update it, or start anew"),
-        (1, "an older version of this program .format 1, this one reads 2.: finish the run with that one, or"),
+        (VERSION + 1, "a newer version of this program .format 4, this one reads 3.: update it, or start anew"),
+        (1, "an older version of this program .format 1, this one reads 3.: finish the run with that one, or"),
     ],
 )
 def test_another_versions_is_refused_by_name_and_kept(folder, checkpoints, version, said):

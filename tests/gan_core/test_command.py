@@ -156,7 +156,7 @@ def test_an_interrupted_run_is_killed_and_the_same_command_goes_on(command, inte
     assert re.search(r"adam_z7_s0: goes on after epoch \d+", done.stdout)
     assert rows("SELECT run_uuid, name, status FROM runs") == [(run_id, "adam_z7_s0", "FINISHED")]
     points = rows("SELECT key, step, count(*) FROM metrics GROUP BY key, step")
-    assert len(points) == 400 * 8 + 10
+    assert len(points) == 400 * 8 + 11
     assert {count for *_, count in points} == {1}
     assert rows("SELECT count(*) FROM inputs") == [(1,)]
     client = MlflowClient(uri)

@@ -12,7 +12,7 @@ from gan_core.config import RunConfig, RunOptions
 from gan_core.errors import NonFiniteLossError
 from gan_core.evaluation.baselines import evaluate
 from gan_core.evaluation.scores import QUICK_SCORES, SCORES
-from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Reached, Samples, Trained
+from gan_core.events import Baselines, Diagnosis, EpochEnd, Evaluated, Machine, Reached, Samples, Trained
 from gan_core.networks import load_generator
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.run import Job, evaluated_training
@@ -73,7 +73,7 @@ def test_events_come_in_order(events, digits_reference):
     found = [event for event in events(CONFIG, evaluate_every=2) if not isinstance(event, Reached)]
     assert [(type(event), getattr(event, "epoch", None)) for event in found] == [
         (Baselines, None), (Samples, 0),
-        (EpochEnd, 1), (Samples, 1),
+        (EpochEnd, 1), (Machine, 1), (Samples, 1),
         (EpochEnd, 2), (Evaluated, 2), (Samples, 2),
         (EpochEnd, 3), (Samples, 3),
         (EpochEnd, 4), (Evaluated, 4), (Samples, 4),

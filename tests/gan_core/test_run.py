@@ -17,11 +17,12 @@ from gan_core.checkpoint import CheckpointFolder
 from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import TrackingError, UserError
+from gan_core.machine import kind_of_machine
 from gan_core.run import SNAPSHOT_INTERVAL, TRACEBACK_LINES, Job, run
 from gan_core.run_folder import RunFolder
 
 CONFIG = RunConfig(dataset="digits", optimizer="adam", z_dim=5, hidden_dim=8, epochs=6, batch_size=32)
-TIMES = ("time/epoch_seconds", "time/images_per_second", "time/evaluation_seconds")
+TIMES = ("time/epoch_seconds", "time/images_per_second", "time/evaluation_seconds", "time/floor_ratio")
 
 
 @pytest.fixture
@@ -110,6 +111,31 @@ def test_a_run_goes_on_as_if_unbroken(client, new_run, track, job, watcher, reco
         assert np.array_equal(arrays[0][name], arrays[1][name])
     assert _slides(files) == _slides(whole)
     assert len(_slides(files)) == len(set(_slides(files)))
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_a_run_that_goes_on_on_another_kind_of_machine_says_so_once_and_is_tagged(
+    client, new_run, track, job, watcher, rows, monkeypatch, restarts
+):
+    run_id, here = new_run(CONFIG), kind_of_machine()
+    monkeypatch.setattr("gan_core.run.kind_of_machine", lambda: "another kind")
+    with pytest.raises(KeyboardInterrupt):
+        track(job(), run_id, watcher(cut_at(2)))
+    assert client.get_run(run_id).data.tags["machine.kinds"] == "another kind"
+    monkeypatch.undo()
+    said = []
+    for restart in range(1, restarts):
+        cut = watcher(cut_at(2 + restart))
+        with pytest.raises(KeyboardInterrupt):
+            track(job(), run_id, cut)
+        said += cut.said
+    last = watcher()
+    assert track(job(), run_id, last).status == "FINISHED"
+    said = [text for text in [*said, *last.said] if "machine" in text]
+    assert said == [f"goes on on another kind of machine ({here}; before: another kind)"]
+    assert client.get_run(run_id).data.tags["machine.kinds"] == f"another kind; {here}"
+    paces = rows("SELECT step FROM metrics WHERE key = 'time/floor_ratio' ORDER BY step")
+    assert paces == [(1,), (3,)]  # one for each kind of machine
 
 
 @pytest.mark.parametrize("stops", [[3], [1, 2, 3, 5]])

@@ -124,7 +124,7 @@ def test_a_sweep_grows_and_never_does_a_thing_twice(go, adams, children, rows, u
         "SELECT run_uuid, key, step, count(*) FROM metrics JOIN runs USING (run_uuid) "
         "WHERE lifecycle_stage = 'active' AND name != 'small' GROUP BY run_uuid, key, step"
     )
-    assert len(points) == 2 * (6 * 8 + 10)
+    assert len(points) == 2 * (6 * 8 + 11)
     assert {count for *_, count in points} == {1}
     for z in (5, 6):
         run_id = longer[f"adam_z{z}_s0"][0]

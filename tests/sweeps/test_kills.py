@@ -328,7 +328,7 @@ def _kill_while_the_store_is_made(driver, folder, chance):
 
 
 def _check_whole(unbroken, epochs, uri, rows, folder):
-    every = epochs * 8 + 10
+    every = epochs * 8 + 11
     assert rows("SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", RUNS + 1)]
     points = rows(
         "SELECT name, count(*), count(DISTINCT key || step) FROM metrics JOIN runs USING (run_uuid) "

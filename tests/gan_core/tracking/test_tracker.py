@@ -26,7 +26,7 @@ METRICS = {
     "score/real", "score/fake", "time/epoch_seconds", "time/images_per_second",
 }  # fmt: skip
 AT_THE_END = {*SCORES, "time/evaluation_seconds"}
-POINTS = 6 * len(METRICS) + len(AT_THE_END)  # of a whole run of CONFIG
+POINTS = 6 * len(METRICS) + len(AT_THE_END) + 1  # of a whole run of CONFIG
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def test_a_run_is_wholly_in_the_store(client, rows, new_run, job, track, watcher
 
     points = rows("SELECT key, step FROM metrics WHERE run_uuid = ?", run_id)
     assert sorted(points) == sorted(
-        [(metric, epoch) for metric in METRICS for epoch in range(1, 7)] + [(metric, 6) for metric in AT_THE_END]
+        [(metric, epoch) for metric in METRICS for epoch in range(1, 7)]
+        + [(metric, 6) for metric in AT_THE_END]
+        + [("time/floor_ratio", 1)]
     )
     history = client.get_metric_history(run_id, "loss/generator")
     assert [point.value for point in sorted(history, key=lambda point: point.step)] == [
@@ -82,7 +84,7 @@ def test_an_interrupted_run_is_killed_and_keeps_what_was_logged(rows, new_run, j
     with pytest.raises(KeyboardInterrupt):
         track(job, new_run(CONFIG), watcher(interrupt))
     assert rows("SELECT status FROM runs") == [("KILLED",)]
-    assert rows("SELECT count(*) FROM metrics") == [(3 * len(METRICS),)]
+    assert rows("SELECT count(*) FROM metrics") == [(3 * len(METRICS) + 1,)]
 
 
 def test_a_locked_store_is_waited_for(uri, rows, new_run, job, track):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from gan_core import metric_names as names
 from gan_core.live import plain_console
 from gan_core.storage import project_root
 from sweeps.comparison.compare import TRAINING, compare
@@ -314,6 +315,22 @@ def test_the_terminal_shows_the_numbers_of_the_page(made_up, files):
     assert "No verdict: no other setting shares two seeds with sgd_z20." in said
     assert "Pictures: /nowhere/contact_sheet.png and losses.png" in said
     assert "Compare:  on the tracking server\n          then open http://somewhere:5000/#/view" in said
+
+
+def test_the_terminal_says_how_near_the_limit_runs_trained_and_where_on_several_kinds_of_machine(made_up):
+    runs = [made_up.run(seed, 3.0 + seed) for seed in range(3)]
+    assert "Speed:" not in summary(compare(made_up.sweep(runs)))
+    runs = [
+        replace(run, metrics={**run.metrics, names.FLOOR_RATIO: pace}, machines=["one"])
+        for run, pace in zip(runs, (9.0, 1.0, 1.234), strict=True)
+    ]
+    said = summary(compare(made_up.sweep(runs)))
+    assert "Speed:    a step took 1.23 times as long as its matrix products alone" in said
+    assert "Machines:" not in said
+    runs[1] = replace(runs[1], machines=["one", "two"])
+    assert said.splitlines() == [
+        line for line in summary(compare(made_up.sweep(runs))).splitlines() if "Machines: 2 kinds have" not in line
+    ]
 
 
 def test_the_terminal_table_to_the_letter(made_up):

@@ -59,6 +59,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)  # as a sweep trains
+    kernels.prepare()
     images = load_images("mnist").images
     say_where(args)
     if args.profile:

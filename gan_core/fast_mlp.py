@@ -96,6 +96,7 @@ class FastStep:
 
     def __init__(self, config: RunConfig, G: nn.Module, D: nn.Module) -> None:
         """G, D: as `build_models` makes them."""
+        kernels.prepare()
         self._G, self._D = _Network("G", G, config), _Network("D", D, config)
         self._running = self._G.running | self._D.running
         self._hidden_dim = config.hidden_dim

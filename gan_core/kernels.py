@@ -7,6 +7,7 @@ float32 and C-contiguous, and what a kernel gives lies in one of its arguments. 
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -219,14 +220,16 @@ def rmsprop(
         w[i] -= rate * kept[i]
 
 
-def _compile() -> None:
-    """Make all kernels, or read them; of processes that start at once the first one makes them."""
+@cache
+def prepare() -> None:
+    """Make all kernels, or read them; of processes that start at once the first one makes them.
+
+    Not when this is imported: in a sweep, workers that are still importing when the first run is there are not used.
+    """
     folder = next(iter(ALL.values())).stats.cache_path
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
     with FileLock(Path(folder) / "kernels.lock") if folder else nullcontext():
         for name, made in ALL.items():
             made.compile(_signatures[name])
-
-
-_compile()
+            made.disable_compile()  # else Python's floats would make a second one, in double precision

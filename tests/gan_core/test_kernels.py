@@ -13,7 +13,11 @@ from hypothesis.extra import numpy as arrays
 
 from gan_core import kernels
 from gan_core.architectures import LEAK
-from gan_core.networks import to_unit_range
+from gan_core.config import make_config
+from gan_core.fast_mlp import FastStep
+from gan_core.networks import build_models, to_unit_range
+from gan_core.optimizers import OPTIMIZERS as REGISTRY
+from gan_core.training import image_order, noise
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
 ROWS, UNITS = 3, 21  # of which the last ones are no whole vector
@@ -23,6 +27,11 @@ USUAL = st.floats(-30, 30, width=32)
 EDGES = np.float32(
     [0, -0.0, 1e-45, -1e-40, 1.1754944e-38, 0.015583749, 0.6270911, 8.99, 9.01, 9.5, 88.8, 3.4e38, np.inf]
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _prepared():
+    kernels.prepare()
 
 
 def ulps(found, right):
@@ -214,6 +223,7 @@ def test_an_optimizer_hides_no_nan_and_no_infinity(name):
 MADE = """
 import json
 from gan_core import kernels
+kernels.prepare()
 made = [made.stats for made in kernels.ALL.values()]
 print(json.dumps([sum(sum(getattr(one, kind).values()) for one in made) for kind in ("cache_misses", "cache_hits")]))
 """
@@ -231,7 +241,17 @@ def test_of_processes_that_start_at_once_one_compiles_and_the_others_read(tmp_pa
 
 def test_without_a_folder_for_the_code_it_is_made_each_time(tmp_path):
     script = (
-        "import numba.core.caching as c; c.CacheImpl._locator_classes = []\nfrom gan_core import kernels\nprint('made')"
+        "import numba.core.caching as c; c.CacheImpl._locator_classes = []\n"
+        "from gan_core import kernels\nkernels.prepare()\nprint('made')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
+
+
+@pytest.mark.parametrize("optimizer", REGISTRY)
+def test_a_step_makes_no_other_kernels(optimizer, digits):
+    config = make_config(dataset="digits", hidden_dim=8, batch_size=64, optimizer=optimizer)
+    FastStep(config, *build_models(config)).epoch(
+        digits.images, image_order(config, 1, 128).split(64), noise(config, 1)
+    )
+    assert {name for name, made in kernels.ALL.items() if len(made.signatures) != 1} == set()

@@ -3,7 +3,8 @@
 The least is a step's matrix products alone, float32, into buffers that are kept. All that is compared takes
 turns in one process, a few steps each, so that a busy machine slows all alike: trust the ratios (each taken
 within a round, then the median over rounds, with quartiles) above the microseconds. With one thread these are
-CPU time, so that waiting for a core does not count; with two they are by the clock.
+CPU time, so that waiting for a core does not count; with two they are by the clock. A turn has as many steps as
+noise is drawn for at once, so that each turn draws it once.
 
 A processor with AVX-512 behaves nearly as one without in the environment ATEN_CPU_CAPABILITY=avx2
 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR".
@@ -38,7 +39,7 @@ from gan_core.fast_mlp import FastStep
 from gan_core.machine import products
 from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.training import PlainStep, image_order, noise
+from gan_core.training import NOISE_BLOCK, PlainStep, image_order, noise
 
 Steps = Callable[[int], object]  # does as many steps
 
@@ -46,7 +47,7 @@ Steps = Callable[[int], object]  # does as many steps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60, help="turns that each one takes (60)")
-    parser.add_argument("--steps", type=int, default=20, help="steps in a turn (20)")
+    parser.add_argument("--steps", type=int, default=NOISE_BLOCK, help="steps in a turn (32)")
     modes = parser.add_mutually_exclusive_group()
     for mode, what in (
         ("profile", "where a step's time goes, operation by operation"),

@@ -122,9 +122,7 @@ class Machine:
 
     epoch: int
     kind: str  # as machine.kind_of_machine has it
-    floor_ratio: (
-        float | None
-    )  # of the mean time of a step to the time of its matrix products alone, where that is known
+    floor_ratio: float | None  # of the mean time of a step to that of its matrix products alone; None: not known
 
     def metrics(self) -> dict[str, float]:
         """The ratio under the name that trackers and reports use."""

@@ -42,7 +42,7 @@ EXP3, EXP4, EXP5 = F(0.008332049204368926), F(0.001385672237603584), F(0.0002210
 
 
 def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Compile the function for arguments of these types, in numba's notation: all at once, below."""
+    """Compile the function for arguments of these types, in numba's notation, once `prepare` is called."""
 
     def compiled(function: Callable[..., Any]) -> Callable[..., None]:
         try:

@@ -139,7 +139,7 @@ def _resume(
     if not quietly and last.state.epoch:
         say(f"goes on after epoch {last.state.epoch}")
     if last.machine not in (None, here := kind_of_machine()):
-        say(f"goes on on another kind of machine ({here}; before: {last.machine})")
+        say(f"now trains on another kind of machine ({here}; before: {last.machine})")
     snapshots.resume(last)
     for entry in last.events:
         tracker.log(*entry)

@@ -191,7 +191,7 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store
     machines = same_weights(in_store(name, epochs), epochs)
     assert ("2 kinds have trained the runs" in said) == bool(another_kind)
     for run, kinds in machines.items():
-        assert said.count(f"{run}: goes on on another kind of machine") == len(kinds) - 1, said
+        assert said.count(f"{run}: now trains on another kind of machine") == len(kinds) - 1, said
 
 
 def test_ctrl_c_reaches_the_nodes_through_an_object_store(cluster, grid, begin, in_store):

@@ -132,7 +132,7 @@ def test_a_run_that_goes_on_on_another_kind_of_machine_says_so_once_and_is_tagge
     last = watcher()
     assert track(job(), run_id, last).status == "FINISHED"
     said = [text for text in [*said, *last.said] if "machine" in text]
-    assert said == [f"goes on on another kind of machine ({here}; before: another kind)"]
+    assert said == [f"now trains on another kind of machine ({here}; before: another kind)"]
     assert client.get_run(run_id).data.tags["machine.kinds"] == f"another kind; {here}"
     paces = rows("SELECT step FROM metrics WHERE key = 'time/floor_ratio' ORDER BY step")
     assert paces == [(1,), (3,)]  # one for each kind of machine

@@ -192,7 +192,6 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     ends = resume.epoch_ends if resume else []
     machine = kind_of_machine()
     moved = not resume or resume.machine != machine
-    least = least_step_seconds(config) if moved else None
     if not resume:
         yield reference.baselines
     try:
@@ -202,6 +201,8 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
                 ends.append(event)
                 if moved:
                     step = event.seconds / len(event.generator_losses)
+                    # Measured now, as busy as the machine was in that epoch: earlier, other workers still start.
+                    least = least_step_seconds(config)
                     yield Machine(event.epoch, machine, step / least if least else None)
                     moved = False
             if not isinstance(event, Reached):

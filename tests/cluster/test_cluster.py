@@ -1,10 +1,12 @@
 """Grids on a Ray cluster of several machines, with an MLflow server on PostgreSQL. Nothing is made up but the
 machines: they are network namespaces."""
 
+import os
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -116,6 +118,24 @@ def trainers(cluster, name):
     return found
 
 
+@contextmanager
+def standing_still(pids):
+    """These processes neither end nor go on."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def training(cluster):
+    """The ids of the runs that train now."""
+    children = "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) WHERE status = 'RUNNING' AND key = "
+    return {run_id for (run_id,) in cluster.sql(f"{children} 'mlflow.parentRunId'")}
+
+
 @pytest.fixture
 def checkout(cluster):
     """Code that is on no node and was installed nowhere: it has to come with the run."""
@@ -174,12 +194,17 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere(cluster, grid, begin, in_store
     words = grid(name, "--checkpoint-dir", place, "--checkpoint-every", 100, epochs=epochs)
     driver = begin(words, PYTHONPATH=str(cluster.ROOT))
     try:
-        # As many runs as slots have kept something, so those of the node that dies have too.
-        until(lambda: len({file.parent for file in kept.rglob("epoch_*")}) >= 2 * cluster.SLOTS, driver)
+        # Every run that trains has kept something, so those of the node that dies have too.
+        until(
+            lambda: len(training(cluster) & {file.parent.name for file in kept.rglob("epoch_*")}) == 2 * cluster.SLOTS,
+            driver,
+        )
         cluster.kill_machine("two")
-        another_kind = {"ATEN_CPU_CAPABILITY": "default"} if where == "s3" else {}
-        cluster.start_ray("three", **another_kind)
-        until(lambda: trainers(cluster, "three"), driver)
+        # However fast this machine is, the runs of the other node are not at their end before a third one trains.
+        with standing_still(trainers(cluster, "one")):
+            another_kind = {"ATEN_CPU_CAPABILITY": "default"} if where == "s3" else {}
+            cluster.start_ray("three", **another_kind)
+            until(lambda: trainers(cluster, "three"), driver)
         said, _ = driver.communicate(timeout=400)
     finally:
         cluster.kill_machine("three")

@@ -32,7 +32,6 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from gan_core import kernels
-from gan_core.architectures import PIXELS
 from gan_core.config import RunConfig, make_config
 from gan_core.data import default_data_dir, load_images
 from gan_core.fast_mlp import FastStep
@@ -41,6 +40,7 @@ from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.training import NOISE_BLOCK, PlainStep, image_order, noise
 
+PIXELS = 28 * 28
 Steps = Callable[[int], object]  # does as many steps
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import nn
 
-SIDE = 28  # pixels
-PIXELS = SIDE * SIDE
 LEAK = 0.2  # slope of the leaky ReLU below 0
 
 
@@ -22,8 +20,8 @@ class Network(NamedTuple):
     depend on them, and a generator's file holds those of G.
     """
 
-    G: Callable[..., "nn.Module"]  # among its parameters z_dim: z, N×z_dim → N×1×28×28 in [-1, 1]
-    D: Callable[..., "nn.Module"]  # N×1×28×28 in [-1, 1] → N×1, the probability that each is real
+    G: Callable[..., "nn.Module"]  # among its parameters z_dim: z, N×z_dim → images N×C×H×W in [-1, 1]
+    D: Callable[..., "nn.Module"]  # such images → N×1, the probability that each is real
 
 
 def fields_of(layers: Callable[..., "nn.Module"]) -> tuple[str, ...]:
@@ -31,26 +29,26 @@ def fields_of(layers: Callable[..., "nn.Module"]) -> tuple[str, ...]:
     return tuple(signature(layers).parameters)
 
 
-def mlp_generator(z_dim: int, hidden_dim: int) -> "nn.Module":
+def mlp_generator(z_dim: int, hidden_dim: int, image_size: int = 28, channels: int = 1) -> "nn.Module":
     """Fully connected, one hidden layer."""
     from torch import nn
 
     return nn.Sequential(
         nn.Linear(z_dim, hidden_dim),
         nn.LeakyReLU(LEAK),
-        nn.Linear(hidden_dim, PIXELS),
+        nn.Linear(hidden_dim, channels * image_size**2),
         nn.Tanh(),
-        nn.Unflatten(1, (1, SIDE, SIDE)),
+        nn.Unflatten(1, (channels, image_size, image_size)),
     )
 
 
-def mlp_discriminator(hidden_dim: int) -> "nn.Module":
+def mlp_discriminator(hidden_dim: int, image_size: int = 28, channels: int = 1) -> "nn.Module":
     """Fully connected, one hidden layer."""
     from torch import nn
 
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(PIXELS, hidden_dim),
+        nn.Linear(channels * image_size**2, hidden_dim),
         nn.LeakyReLU(LEAK),
         nn.Linear(hidden_dim, 1),
         nn.Sigmoid(),

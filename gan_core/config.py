@@ -17,6 +17,10 @@ from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS
 
 R = TypeVar("R")
+FIRST_FIELDS = {  # of version 0.1.0
+    "dataset", "optimizer", "learning_rate", "objective", "network", "z_dim", "hidden_dim", "batch_size", "device",
+    "seed",
+}  # fmt: skip
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -38,6 +42,14 @@ def _default_momentum(valid: dict[str, Any]) -> float:
     return OPTIMIZERS[valid["optimizer"]].momentum or 0.0 if "optimizer" in valid else 0.0
 
 
+def _default_image_size(valid: dict[str, Any]) -> int:
+    return DATASETS[valid["dataset"]].image_size if "dataset" in valid else 28
+
+
+def _default_channels(valid: dict[str, Any]) -> int:
+    return DATASETS[valid["dataset"]].channels if "dataset" in valid else 1
+
+
 def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
     """A field of RunConfig. short: what stands before its value in a run's name. axis: whether it can vary."""
     start = {"default_factory": default} if callable(default) else {"default": default}
@@ -56,6 +68,8 @@ class RunConfig:
     """
 
     dataset: Annotated[str, _one_of(DATASETS)] = _setting("mnist", "", "image set")
+    image_size: int = _setting(_default_image_size, "px", "width and height of an image in pixels: 28 or 32")
+    channels: int = _setting(_default_channels, "c", "1: gray images, 3: in colour")
     optimizer: Annotated[str, _one_of(OPTIMIZERS)] = _setting("sgd", "", "optimizer of D and of G")
     learning_rate: float = _setting(
         _default_learning_rate, "lr", "step size, the same for D and G; more than 0 (default: the optimizer's own)",
@@ -76,6 +90,13 @@ class RunConfig:
     seed: int = _setting(0, "s", "source of every random stream of the run; 0 or more", axis=False, ge=0, lt=2**63)
 
     @model_validator(mode="after")
+    def _has_such_images(self) -> Self:
+        for name in ("image_size", "channels"):
+            if (value := getattr(self, name)) != (its := getattr(DATASETS[self.dataset], name)):
+                raise ValueError(f"{name} of {self.dataset} is {its}, got {value}")
+        return self
+
+    @model_validator(mode="after")
     def _batch_fits(self) -> Self:
         if self.batch_size > (size := DATASETS[self.dataset].size):
             raise ValueError(f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}")
@@ -88,12 +109,19 @@ class RunConfig:
         return self
 
     @property
+    def pixels(self) -> int:
+        """The numbers that an image is made of."""
+        return self.channels * self.image_size**2
+
+    @property
     def config_hash(self) -> str:
         """16 hex digits over all that decides the course of the training, so not over `epochs`, its length."""
         course = dataclasses.asdict(self)
         del course["epochs"]
-        if self.momentum == _default_momentum(course):
-            del course["momentum"]  # the field came later: runs recorded before keep their hash
+        first = {name: value for name, value in course.items() if name in FIRST_FIELDS}
+        # A field that came later does not count where it has its default: runs recorded before keep their hash.
+        usual = dataclasses.asdict(RunConfig(**first))
+        course = {name: value for name, value in course.items() if name in first or value != usual[name]}
         return hashlib.sha256(json.dumps(course, sort_keys=True).encode()).hexdigest()[:16]
 
 

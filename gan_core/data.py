@@ -89,7 +89,7 @@ class Digits:
     trained on all 1,797, so it has seen the test images.
     """
 
-    size = 1797
+    size, image_size, channels = 1797, 28, 1
 
     def where(self, data_dir: Path | None = None) -> str:
         """The same wherever the data folder is."""
@@ -125,12 +125,14 @@ class IdxFiles:
 
     name: str
     folder: str  # also the name of torchvision's class
-    size: int
+    size: int  # training images
     md5: tuple[str, str, str, str]  # of IDX_FILES, unpacked
     npm_package: str | None = None  # has the unpacked files in its folder data/
     debian_package: str | None = None
     debian_folder: Path | None = None  # where that package has the files
     mirrors: Sequence[str] | None = None  # addresses of folders with the packed files; None: torchvision's
+    image_size: int = 28
+    channels: int = 1
 
     def where(self, data_dir: Path | None = None) -> str:
         """In a phrase, where the files lie or are to be fetched into. Writes nothing. Raises UserError."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that G makes of the run's fixed z, after `epoch` epochs (0: untrained). N×1×28×28, uint8."""
+    """Images that G makes of the run's fixed z, after `epoch` epochs (0: untrained). N×C×H×W, uint8."""
 
     epoch: int
     images: "Tensor"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gan_core import kernels
-from gan_core.architectures import PIXELS
 from gan_core.config import RunConfig
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS
@@ -42,14 +41,14 @@ def supports(config: RunConfig, plain: Callable[..., Any]) -> bool:
     differ when both take steps of a tiny pair, at probabilities of D from 0 to 1: so a change of the
     objective, of the layers or of the plain step is never without effect.
     """
-    entry, h, z = OPTIMIZERS[config.optimizer], config.hidden_dim, config.z_dim
+    entry, h, z, pixels = OPTIMIZERS[config.optimizer], config.hidden_dim, config.z_dim, config.pixels
     with torch.device("meta"):  # shapes without memory
         shapes = [[tuple(p.shape) for p in module.parameters()] for module in build_models(config)]
     return (
         config.device == "cpu"
         and entry.torch_class in KNOWN_OPTIONS
         and set(entry.options).issubset(KNOWN_OPTIONS[entry.torch_class])
-        and shapes == [[(h, z), (h,), (PIXELS, h), (PIXELS,)], [(h, PIXELS), (h,), (1, h), (1,)]]
+        and shapes == [[(h, z), (h,), (pixels, h), (pixels,)], [(h, pixels), (h,), (1, h), (1,)]]
         and all(_agree(config, plain, logit) for logit in PROBED_LOGITS)
     )
 
@@ -60,7 +59,8 @@ def _agree(config: RunConfig, plain: Callable[..., Any], logit: float) -> bool:
         config, optimizer="sgd", learning_rate=1.0, momentum=0.0, hidden_dim=8, z_dim=2, batch_size=4, seed=0
     )
     chance = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=chance)
+    shape = config.channels, config.image_size, config.image_size
+    images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=chance)
     z = torch.randn(2, 2, 4, 2, generator=chance)
     ends = []
     for kind in (partial(plain, make_optimizer=_Descent), FastStep):
@@ -99,7 +99,7 @@ class FastStep:
         kernels.prepare()
         self._G, self._D = _Network("G", G, config), _Network("D", D, config)
         self._running = self._G.running | self._D.running
-        self._hidden_dim = config.hidden_dim
+        self._width, self._pixels = config.hidden_dim, config.pixels
         self._buffers: dict[int, _Buffers] = {}  # by the number of real images: the last batch can be smaller
 
     @torch.inference_mode()
@@ -111,7 +111,7 @@ class FastStep:
         steps = np.split(probabilities.numpy(), np.cumsum([3 * n for n in sizes[:-1]]))
         for n, batch, z, p in zip(sizes, order, noise, steps, strict=False):
             if n not in self._buffers:
-                self._buffers[n] = _Buffers(n, self._hidden_dim)
+                self._buffers[n] = _Buffers(n, self._width, self._pixels)
             self._step(self._buffers[n], pixels, batch.numpy(), z[:, :n].reshape(2 * n, -1), p)
         n = sizes[0]
         full = 3 * n * sizes.count(n)
@@ -241,14 +241,14 @@ class _Buffer:
 class _Buffers:
     """The memory of a step with n real images."""
 
-    def __init__(self, n: int, hidden_dim: int) -> None:
-        images, h_G = torch.empty(3 * n, PIXELS), torch.empty(2 * n, hidden_dim)
+    def __init__(self, n: int, hidden_dim: int, pixels: int) -> None:
+        images, h_G = torch.empty(3 * n, pixels), torch.empty(2 * n, hidden_dim)
         self.x, self.fakes = _Buffer(images[:n]), _Buffer(images[n:])  # fakes of D's half, then of G's
         self.D_images, self.G_images = _Buffer(images[: 2 * n]), _Buffer(images[2 * n :])
         self.h, self.h_G = _Buffer(h_G), _Buffer(h_G[n:])
         self.D_h, self.D_dh = (_Buffer(torch.empty(2 * n, hidden_dim)) for _ in range(2))
         self.G_h, self.G_dh, self.d_hG = (_Buffer(torch.empty(n, hidden_dim)) for _ in range(3))
-        self.d_fakes = _Buffer(torch.empty(n, PIXELS))
+        self.d_fakes = _Buffer(torch.empty(n, pixels))
         self.d_logits = np.empty(2 * n, np.float32)
 
 

@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 import torch
 
-from gan_core.architectures import PIXELS
 from gan_core.config import RunConfig
 
 LIBRARIES = ("torch", "numpy", "numba")  # whose arithmetic a training is
@@ -40,11 +39,11 @@ def products(config: RunConfig, apart: bool) -> Callable[[int], None]:
 
     apart: G's passes for D's half and for its own are products of their own, 11 in all, and not one, 9 in all.
     """
-    n, hidden_dim = config.batch_size, config.hidden_dim
+    n, hidden_dim, pixels = config.batch_size, config.hidden_dim, config.pixels
     z, h_G, d_h = (torch.ones(2 * n, width) for width in (config.z_dim, hidden_dim, hidden_dim))
-    G1, G2, D1 = torch.ones(hidden_dim, config.z_dim), torch.ones(PIXELS, hidden_dim), torch.ones(hidden_dim, PIXELS)
-    images, d_fake, d_hG = torch.ones(3 * n, PIXELS), torch.ones(n, PIXELS), torch.ones(n, hidden_dim)
-    out_h, out_images, out_fake = torch.empty(2 * n, hidden_dim), torch.empty(2 * n, PIXELS), torch.empty(n, PIXELS)
+    G1, G2, D1 = torch.ones(hidden_dim, config.z_dim), torch.ones(pixels, hidden_dim), torch.ones(hidden_dim, pixels)
+    images, d_fake, d_hG = torch.ones(3 * n, pixels), torch.ones(n, pixels), torch.ones(n, hidden_dim)
+    out_h, out_images, out_fake = torch.empty(2 * n, hidden_dim), torch.empty(2 * n, pixels), torch.empty(n, pixels)
     out_G1, out_G2, out_D1, out_hG = map(torch.empty_like, (G1, G2, D1, d_hG))
     passes: Sequence[slice] = (slice(n), slice(n, 2 * n)) if apart else (slice(2 * n),)
     mm = torch.mm

@@ -20,13 +20,14 @@ from gan_core.rng import run_stream
 from gan_core.storage import write_whole
 
 FORMAT = "gan-grid generator 1"
+OLD_FIELDS = {"image_size": "28", "channels": "1"}  # of a file that does not say them
 # How many images cost as much as an optimizer's update of one tensor as large as a parameter: Adam's two make
 # a step of 64 images a quarter longer than SGD's (benchmarks/step.py).
 OPTIMIZER_WORK = 8.0
 
 
 class Generator(nn.Module):
-    """G: z (N×z_dim) → images (N×1×28×28) in [-1, 1], both float32."""
+    """G: z (N×z_dim) → images (N×C×H×W) in [-1, 1], both float32."""
 
     def __init__(self, network: str, **fields: Any) -> None:
         """network: a name in NETWORKS; fields: those of RunConfig that its G is made from."""
@@ -36,7 +37,7 @@ class Generator(nn.Module):
         self.layers = NETWORKS[network].G(**fields)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z: N×z_dim → N×1×28×28."""
+        """z: N×z_dim → N×C×H×W."""
         images: Tensor = self.layers(z)
         return images
 
@@ -105,7 +106,8 @@ def load_generator(path: Path | str) -> Generator:
             if network not in NETWORKS:
                 known = f"none of {', '.join(NETWORKS)}: add it to gan_core.architectures.NETWORKS"
                 raise UserError(f"{path} holds a generator of the network {network!r}, which is {known}")
-            G = Generator(network, **{name: json.loads(about[name]) for name in fields_of(NETWORKS[network].G)})
+            given = OLD_FIELDS | about
+            G = Generator(network, **{name: json.loads(given[name]) for name in fields_of(NETWORKS[network].G)})
             G.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no iterator)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"cannot load a generator from {path}: {error}") from error

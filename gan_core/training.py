@@ -22,7 +22,7 @@ NOISE_BLOCK = 32  # steps whose noise is drawn at once
 
 
 def train(config: RunConfig, images: Tensor, resume: TrainState | None = None) -> Iterator[Event]:
-    """Train on `images` (uint8, N×1×28×28) and yield what happens.
+    """Train on `images` (uint8, N×C×H×W) and yield what happens.
 
     Samples of epoch 0; for each epoch EpochEnd, Reached, and Samples where due; Trained. `resume` is the state
     that a Reached of the same config gave: then that Reached is the first event, and what follows is what
@@ -91,7 +91,7 @@ class PlainStep:
         self.objective = OBJECTIVES[config.objective]
 
     def epoch(self, images: Tensor, order: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
-        """One pass over `images` (uint8, N×1×28×28), in batches of the indices in `order` (int64).
+        """One pass over `images` (uint8, N×C×H×W), in batches of the indices in `order` (int64).
 
         `noise` gives 2×(n or more)×z_dim, float32, for a batch of n. Returns 4×batches, float32: losses of D
         and of G, mean scores of real and of fake images.
@@ -121,7 +121,7 @@ class PlainStep:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": parts[network]})
 
     def _step(self, x: Tensor, z: Tensor) -> Tensor:
-        """x: n×1×28×28; z: 2×n×z_dim, for D's half and for G's."""
+        """x: n×C×H×W; z: 2×n×z_dim, for D's half and for G's."""
         z_D, z_G = z
 
         # D: minimise its loss of D(x) and D(G(z)); "non-saturating": −log D(x) − log(1 − D(G(z)))
@@ -177,5 +177,5 @@ def sample_epochs(epochs: int) -> set[int]:
 
 @torch.no_grad()
 def generate(G: Generator, z: Tensor) -> Tensor:
-    """G's images of z (N×z_dim) as uint8 on the CPU, N×1×28×28."""
+    """G's images of z (N×z_dim) as uint8 on the CPU, N×C×H×W."""
     return to_pixels(G(z.to(next(G.parameters()).device))).cpu()

@@ -15,9 +15,8 @@ from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 
 from gan_core import metric_names as names
-from gan_core.architectures import SIDE
 from gan_core.errors import UserError
-from gan_core.networks import load_generator
+from gan_core.networks import Generator, load_generator
 from gan_core.tracking.store import children_of, redact
 from gan_core.training import fixed_noise
 
@@ -150,7 +149,7 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
             model_uuid=model_id,
             model_id=model_id,
         )
-        save_model(file, G.z_dim, folder, about)
+        save_model(file, G, folder, about)
         client.log_model_artifacts(model_id, str(folder))
         client.finalize_logged_model(model_id, "READY")
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])
@@ -161,23 +160,23 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
     return model_id
 
 
-def save_model(file: Path, z_dim: int, folder: Path, about: object = None) -> None:
+def save_model(file: Path, G: Generator, folder: Path, about: object = None) -> None:
     """Write the generator as an MLflow model to `folder`: weights, the code to read them, requirements."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Schema, TensorSpec
 
-    number = np.dtype(np.float32)
+    number, z = np.dtype(np.float32), fixed_noise(G.z_dim)[:EXAMPLES]
     mlflow.pyfunc.save_model(
         path=folder,
         python_model=CODE,
         artifacts={"generator": str(file)},
         signature=ModelSignature(
-            Schema([TensorSpec(number, (-1, z_dim))]),
-            Schema([TensorSpec(number, (-1, 1, SIDE, SIDE))]),
+            Schema([TensorSpec(number, (-1, G.z_dim))]),
+            Schema([TensorSpec(number, (-1, *G(z).shape[1:]))]),
         ),
-        input_example=fixed_noise(z_dim)[:EXAMPLES].numpy(),
+        input_example=z.numpy(),
         pip_requirements=[f"{package}=={version(package)}" for package in SERVED_WITH],
         metadata={"input": "z, standard normal", "output": "images, -1 (black) to 1 (white)"},
         mlflow_model=about,

@@ -60,7 +60,7 @@ class Common:
 def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> None:
     """Train the run of a Trial's fields, and report its progress and its end to Ray Tune.
 
-    `pixels`: by data set its images, uint8, N×1×28×28, in Ray's object store, which every worker of a
+    `pixels`: by data set its images, uint8, N×C×H×W, in Ray's object store, which every worker of a
     machine reads in place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
     """
     if common.needs:

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from gan_core.architectures import SIDE
 from gan_core.data import LabelledImages
 from gan_core.networks import to_unit_range
 from gan_core.storage import write_whole
 
 FEATURES = 64  # width of the layer before the last
 CLASSES = 10
+SIDE = 28  # pixels
 BLOCK = 100  # images in a forward pass, as many as a core's cache holds; the features do not depend on it
 
 

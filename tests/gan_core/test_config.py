@@ -91,7 +91,7 @@ def test_the_hash_tells_every_setting_but_the_length_of_the_run(monkeypatch):
     }  # fmt: skip
     hashes = {RunConfig().config_hash, *(RunConfig(**{name: value}).config_hash for name, value in others.items())}
     assert len(hashes) == 1 + len(others)
-    assert {*others, "epochs"} == {field.name for field in dataclasses.fields(RunConfig)}
+    assert {*others, "epochs", "image_size", "channels"} == {field.name for field in dataclasses.fields(RunConfig)}
     assert RunConfig(epochs=7).config_hash == RunConfig().config_hash
 
 

@@ -92,7 +92,7 @@ def others(monkeypatch):
 
 
 @pytest.mark.parametrize("name", STREAMS)
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", OTHERS)
 def test_a_streams_draws_change_with_the_fields_declared_and_no_other(name, field, others):
     for config in (CONFIG, dataclasses.replace(CONFIG, network="other")):
         if getattr(config, field) == OTHERS[field]:

@@ -120,7 +120,7 @@ def test_a_duplicate_is_noted_and_taken_once():
     ("grid", "reason"),
     [
         (Grid({"z_dim": ()}), "z_dim is empty"),
-        (Grid({"zdim": (1,)}), "there is no setting zdim; there are dataset, optimizer"),
+        (Grid({"zdim": (1,)}), "there is no setting zdim; there are dataset, image_size"),
         (Grid(fixed={"zdim": 1}), "there is no setting zdim"),
         (Grid({"seed": (1,)}), "seed cannot be an axis"),
         (Grid({"device": ("cpu",)}), "device cannot be an axis"),

@@ -10,7 +10,8 @@ from sweeps.comparison.verdict import held_equal, random_streams
 
 MOMENTUM = {"sgd": ["0.0"], "adam": ["0.9"]}  # the optimizers' own
 STREAMS = {
-    "init-D": {"seed", "network", "hidden_dim"}, "init-G": {"seed", "network", "hidden_dim", "z_dim"},
+    "init-D": {"seed", "network", "hidden_dim", "image_size", "channels"},
+    "init-G": {"seed", "network", "hidden_dim", "z_dim", "image_size", "channels"},
     "order": {"seed", "dataset"}, "noise": {"seed", "z_dim", "batch_size"}, "samples": {"z_dim"}, "mine": {"seed"},
 }  # fmt: skip
 
@@ -98,7 +99,7 @@ def test_the_sentences(made_up, store_client):
         "- Runs of one seed share the first weights of D and the order of the real images, whatever the setting.",
         "- Runs of one seed that also have the same z_dim share the first weights of G and the noise that G and D are trained on.",
         "- So settings are compared seed by seed",
-        "- All runs have batch_size 64, dataset mnist, device cpu, hidden_dim 128",
+        "- All runs have batch_size 64, channels 1, dataset mnist, device cpu, hidden_dim 128",
         "- learning_rate is not an axis, and it differs by optimizer: sgd has 0.03; adam has 0.0002. A difference between the "
         "values of optimizer may be one of learning_rate. To tell the two apart, make learning_rate an axis.",
         "- Not every value of optimizer has the same values of z_dim: sgd has 20; adam has 20 and 50.",

@@ -38,7 +38,7 @@ from gan_core.fast_mlp import FastStep
 from gan_core.machine import products
 from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.training import NOISE_BLOCK, PlainStep, image_order, noise
+from gan_core.training import NOISE_BLOCK, PlainStep, image_order, mixing, noise
 
 PIXELS = 28 * 28
 Steps = Callable[[int], object]  # does as many steps
@@ -183,18 +183,18 @@ def ours(kind: type[PlainStep] | type[FastStep], config: RunConfig, images: Tens
 def through_batches(runner: PlainStep | FastStep, config: RunConfig, images: Tensor) -> Steps:
     """Goes through the images in order, epoch after epoch, without the smaller last batches."""
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for epoch in itertools.count(1):
             order = image_order(config, epoch, len(images))
             whole = order[: len(order) // config.batch_size * config.batch_size].view(-1, config.batch_size)
-            yield from zip(whole, noise(config, epoch), strict=False)
+            yield from zip(whole, noise(config, epoch), mixing(config, epoch), strict=False)
 
     upcoming = batches()
 
     def take(steps: int) -> None:
         # Drawing noise and order is a part of a run, so of what is timed here.
-        order, zs = zip(*itertools.islice(upcoming, steps), strict=True)
-        runner.epoch(images, order, iter(zs))
+        order, zs, mix = zip(*itertools.islice(upcoming, steps), strict=True)
+        runner.epoch(images, order, iter(zs), iter(mix))
 
     return take
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -14,13 +14,14 @@ from gan_core.architectures import NETWORKS
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.losses import OBJECTIVES
-from gan_core.optimizers import OPTIMIZERS
+from gan_core.optimizers import OPTIMIZERS, SETTABLE
 
 R = TypeVar("R")
 FIRST_FIELDS = {  # of version 0.1.0
     "dataset", "optimizer", "learning_rate", "objective", "network", "z_dim", "hidden_dim", "batch_size", "device",
     "seed",
 }  # fmt: skip
+OFF = ("None", "False", "0.0")  # of a field with this value one need not speak
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -33,13 +34,19 @@ def _one_of(known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+# Defaults that follow from other fields. Where such a field is not valid any value will do: it is what is reported.
+
+
 def _default_learning_rate(valid: dict[str, Any]) -> float:
-    # Without a valid optimizer any will do: the optimizer is what is reported.
     return OPTIMIZERS[valid["optimizer"]].learning_rate if "optimizer" in valid else 1.0
 
 
-def _default_momentum(valid: dict[str, Any]) -> float:
-    return OPTIMIZERS[valid["optimizer"]].momentum or 0.0 if "optimizer" in valid else 0.0
+def _optimizers_own(field: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda valid: OPTIMIZERS[valid["optimizer"]].fields.get(field) if "optimizer" in valid else None
+
+
+def _default_penalty(valid: dict[str, Any]) -> float:
+    return OBJECTIVES[valid["objective"]].gradient_penalty if "objective" in valid else 0.0
 
 
 def _default_image_size(valid: dict[str, Any]) -> int:
@@ -72,18 +79,48 @@ class RunConfig:
     channels: int = _setting(_default_channels, "c", "1: gray images, 3: in colour")
     optimizer: Annotated[str, _one_of(OPTIMIZERS)] = _setting("sgd", "", "optimizer of D and of G")
     learning_rate: float = _setting(
-        _default_learning_rate, "lr", "step size, the same for D and G; more than 0 (default: the optimizer's own)",
+        _default_learning_rate, "lr", "step size; more than 0 (default: the optimizer's own)",
         gt=0, allow_inf_nan=False,
     )  # fmt: skip
-    momentum: float = _setting(
-        _default_momentum, "m",
-        "momentum of sgd and rmsprop, beta1 of adam and adamw; 0 up to less than 1 (default: the optimizer's own)",
-        ge=0, lt=1,
+    discriminator_learning_rate: float | None = _setting(
+        None, "dlr", "step size of D; more than 0 (default: learning_rate)", gt=0, allow_inf_nan=False
+    )
+    momentum: float | None = _setting(
+        _optimizers_own("momentum"), "m", "momentum of sgd and rmsprop; 0 up to less than 1 (default: 0)", ge=0, lt=1
+    )
+    beta1: float | None = _setting(
+        _optimizers_own("beta1"), "beta1-",
+        "of adam and adamw: how much of the mean gradient a step keeps; 0 up to less than 1 (default: 0.9)", ge=0, lt=1,
+    )  # fmt: skip
+    beta2: float | None = _setting(
+        _optimizers_own("beta2"), "beta2-",
+        "of adam and adamw: how much of the mean square a step keeps; 0 up to less than 1 (default: 0.999)", ge=0, lt=1,
+    )  # fmt: skip
+    weight_decay: float | None = _setting(
+        _optimizers_own("weight_decay"), "wd",
+        "decay of the weights of D and G; 0 or more (default: the optimizer's own, 0.01 of adamw, else 0)",
+        ge=0, allow_inf_nan=False,
     )  # fmt: skip
     objective: Annotated[str, _one_of(OBJECTIVES)] = _setting("non-saturating", "", "what D and G minimise")
+    label_smoothing: float = _setting(
+        0.0, "ls", "how far the label of real images lies below 1; 0 up to less than 1", ge=0, lt=1
+    )
+    discriminator_steps: int = _count(
+        1, "dsteps", "D's updates, each on a batch of its own, before one of G; 1 or more"
+    )
     network: Annotated[str, _one_of(NETWORKS)] = _setting("mlp", "", "what G and D are made of")
+    spectral_norm: bool = _setting(False, "sn-", "divide D's weights by their largest singular values")
+    gradient_penalty: float = _setting(
+        _default_penalty, "gp",
+        "weight of the penalty on D's gradient: R1's, or WGAN-GP's with wasserstein; 0 or more (default: 10 with "
+        "wasserstein, else 0)", ge=0, allow_inf_nan=False,
+    )  # fmt: skip
     z_dim: int = _count(100, "z", "length of the noise vector z; 1 or more")
-    hidden_dim: int = _count(128, "h", "width of the hidden layer of D and of G; 1 or more")
+    hidden_dim: int = _count(128, "h", "width of the hidden layer of D and of G, or maps of the middle one; 1 or more")
+    ema: float = _setting(
+        0.0, "ema",
+        "how much of the mean of G's weights a step keeps; that mean is G then; 0 (none) up to less than 1", ge=0, lt=1,
+    )  # fmt: skip
     batch_size: int = _count(64, "b", "real images per step; 1 up to the size of the image set")
     epochs: int = _count(100, "e", "passes over the image set; 1 or more")
     device: Literal["cpu", "cuda"] = _setting("cpu", "", "where the run trains: cpu or cuda", axis=False)
@@ -103,9 +140,19 @@ class RunConfig:
         return self
 
     @model_validator(mode="after")
-    def _has_momentum(self) -> Self:
-        if self.momentum and OPTIMIZERS[self.optimizer].momentum is None:
-            raise ValueError(f"momentum cannot be set for {self.optimizer}, got {self.momentum}")
+    def _goes_together(self) -> Self:
+        for name in SETTABLE:
+            if (value := getattr(self, name)) is not None and name not in OPTIMIZERS[self.optimizer].fields:
+                raise ValueError(f"{name} cannot be set for {self.optimizer}, got {value}")
+        if self.label_smoothing and not OBJECTIVES[self.objective].labels:
+            raise ValueError(
+                f"label_smoothing cannot be set for {self.objective}, which has no labels, got {self.label_smoothing}"
+            )
+        if self.objective == "wasserstein" and not (self.gradient_penalty or self.spectral_norm):
+            raise ValueError(
+                "wasserstein should have a gradient_penalty or spectral_norm, without which its critic has no bounds, "
+                f"got gradient_penalty {self.gradient_penalty}"
+            )
         return self
 
     @property

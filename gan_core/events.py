@@ -48,8 +48,8 @@ class Reached:
 class EpochEnd:
     """One epoch: arrays of float32 with an element per iteration.
 
-    Losses are in nats (or in the unit of the run's objective). Scores are D's mean probability of 'real' over
-    a batch, before D's update.
+    Losses are in the unit of the run's objective, nats by default. Scores are means over a batch before D's update,
+    of D's probability of 'real' by default; losses.py says of what with other objectives.
     """
 
     epoch: int  # 1-based

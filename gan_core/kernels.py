@@ -30,6 +30,8 @@ F, U = np.float32, np.uint32
 ZERO, HALF, ONE, TWO, SLOPE = F(0), F(0.5), F(1), F(2), F(LEAK)
 HALF_RANGE = F(127.5)
 LEAST_SLOPE = F(1e-12)  # PyTorch's floor in the gradient of the cross-entropy
+# The losses of losses.py by number, those of a probability first.
+TAKEN_FOR_REAL, TAKEN_FOR_GENERATED, UNNOTICED, NEAR_ONE, NEAR_ZERO, ABOVE_ONE, BELOW_MINUS_ONE, HIGH, LOW = range(9)
 SIGN, EXPONENT_BIAS, MANTISSA_BITS = U(0x80000000), U(127), U(23)
 CERTAIN = F(9.5)  # from about 9 on tanh rounds to 1
 ROUND = F(1.5 * 2**23)  # added and taken away again, it rounds a number to the next whole one
@@ -135,13 +137,45 @@ def tanh_gradient(gradient: Any, x: Any, bias_gradient: Any) -> None:
             bias_gradient[i] += out[i]
 
 
-@kernel("f4[:,::1], f4[::1], f4[::1], f4[::1], i8, f4[::1], f4[:,::1], f4[::1]")
-def classify(h: Any, bias: Any, w: Any, w_bias: Any, real: Any, p: Any, h_gradient: Any, gradient: Any) -> None:
-    """D behind its first product h (rows×units): p = sigmoid(LeakyReLU(h + bias)·w + w_bias), and the loss's gradients.
+@inlined
+def slope_of(loss: Any, output: Any, weight: Any) -> Any:
+    """The derivative of a loss of losses.py by D's output, with the image's weight in the mean.
 
-    The loss is the mean cross-entropy of rows that should be taken for real, the first `real` ones, and of the
-    others, if there are any, as many. gradient: by D's logits (rows); h_gradient: by h + bias. The activation is
-    in h. As PyTorch has it, the gradient fades where p(1 − p) is below 1e-12.
+    Of the cross-entropies, as PyTorch has it, it fades where p(1 − p) is below 1e-12.
+    """
+    if loss <= UNNOTICED:
+        p = sigmoid_of(output)
+        slope = (ONE - p) * p
+        error = p - ONE if loss == TAKEN_FOR_REAL else p
+        by_output = weight * error / (LEAST_SLOPE if slope < LEAST_SLOPE else slope) * slope
+        return -by_output if loss == UNNOTICED else by_output
+    if loss == NEAR_ONE:
+        return weight * (output - ONE)
+    if loss == NEAR_ZERO:
+        return weight * output
+    if loss == ABOVE_ONE:
+        return -weight if output < ONE else ZERO
+    if loss == BELOW_MINUS_ONE:
+        return weight if output > -ONE else ZERO
+    return weight if loss == LOW else -weight
+
+
+@inlined
+def sigmoid_of(x: Any) -> Any:
+    """1 / (1 + e⁻ˣ)."""
+    return ONE / (ONE + F(math.exp(-x)))
+
+
+@kernel("f4[:,::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f4, f4[::1], f4[:,::1], f4[::1]")
+def classify(
+    h: Any, bias: Any, w: Any, w_bias: Any, real: Any, real_loss: Any, fake_loss: Any, smoothing: Any,
+    score: Any, h_gradient: Any, gradient: Any,
+) -> None:  # fmt: skip
+    """D behind its first product h (rows×units): scores of LeakyReLU(h + bias)·w + w_bias, and the loss's gradients.
+
+    The loss is the mean of real_loss over the first `real` rows, a share `smoothing` of it of fake_loss, and of
+    fake_loss over the others, if there are any, as many. gradient: by D's outputs (rows); h_gradient: by h + bias.
+    The activation is in h.
     """
     weight = ONE / F(real)
     for row in range(len(h)):
@@ -149,11 +183,12 @@ def classify(h: Any, bias: Any, w: Any, w_bias: Any, real: Any, p: Any, h_gradie
         for i in range(len(bias)):
             v = out[i] + bias[i]
             out[i] = v if v > ZERO else v * SLOPE
-        certainty = ONE / (ONE + F(math.exp(-(dot(out, w) + w_bias[0]))))
-        slope = (ONE - certainty) * certainty
-        error = certainty - ONE if row < real else certainty
-        g = weight * error / (LEAST_SLOPE if slope < LEAST_SLOPE else slope) * slope
-        p[row], gradient[row] = certainty, g
+        output = dot(out, w) + w_bias[0]
+        g = slope_of(real_loss if row < real else fake_loss, output, weight)
+        if row < real and smoothing > ZERO:
+            g = (ONE - smoothing) * g + smoothing * slope_of(fake_loss, output, weight)
+        score[row] = sigmoid_of(output) if real_loss <= UNNOTICED else output
+        gradient[row] = g
         for i in range(len(bias)):
             out_gradient[i] = g * w[i] * (ONE if out[i] > ZERO else SLOPE)
 
@@ -174,18 +209,18 @@ def classifier_gradients(
             w_gradient[i] += g * result[i]
 
 
-@kernel("f4[::1], f4[::1], f4")
-def descend(w: Any, gradient: Any, rate: Any) -> None:
+@kernel("f4[::1], f4[::1], f4, f4")
+def descend(w: Any, gradient: Any, rate: Any, decay: Any) -> None:
     """A step of SGD."""
     for i in range(len(w)):
-        w[i] -= rate * gradient[i]
+        w[i] -= rate * (gradient[i] + decay * w[i])
 
 
-@kernel("f4[::1], f4[::1], f4[::1], f4, f4")
-def descend_with_momentum(w: Any, gradient: Any, kept: Any, rate: Any, momentum: Any) -> None:
+@kernel("f4[::1], f4[::1], f4[::1], f4, f4, f4")
+def descend_with_momentum(w: Any, gradient: Any, kept: Any, rate: Any, momentum: Any, decay: Any) -> None:
     """A step of SGD with momentum, as torch.optim.SGD takes it."""
     for i in range(len(w)):
-        kept[i] = momentum * kept[i] + gradient[i]
+        kept[i] = momentum * kept[i] + (gradient[i] + decay * w[i])
         w[i] -= rate * kept[i]
 
 

@@ -22,7 +22,7 @@ def kind_of_machine() -> str:
 
 def least_step_seconds(config: RunConfig) -> float | None:
     """The time of the matrix products of a training step by themselves, here and now; None if they are not known."""
-    if config.network != "mlp" or config.device != "cpu":
+    if config.network != "mlp" or config.device != "cpu" or config.discriminator_steps > 1 or config.gradient_penalty:
         return None
     take = products(config, apart=False)
     take(2)

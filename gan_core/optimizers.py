@@ -19,30 +19,43 @@ class OptimizerEntry(NamedTuple):
     learning_rate: float  # where none is given
     tensors: int  # as large as a parameter, that it keeps for each one: so how much work a step of it is
     options: Mapping[str, Any] = MappingProxyType({})  # passed to the class
-    momentum: float | None = None  # or beta1, where none is given; None: a run cannot set it
+    fields: Mapping[str, float] = MappingProxyType({})  # those of SETTABLE that a run can set, with their defaults
 
-    def arguments(self, learning_rate: float, momentum: float) -> dict[str, Any]:
-        """What the class is called with; what `options` does not name has PyTorch's default."""
+    def arguments(self, learning_rate: float, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What the class is called with; what neither `options` nor `fields` name has PyTorch's default.
+
+        settings: a run's fields by name, of which those in `fields` are taken.
+        """
         from torch import optim
 
         known = signature(getattr(optim, self.torch_class)).parameters
         found = {name: each.default for name, each in known.items() if each.default is not each.empty}
-        found |= {**self.options, "lr": learning_rate}
-        if self.momentum is not None:
-            found |= {"betas": (momentum, found["betas"][1])} if "betas" in known else {"momentum": momentum}
-        return found
+        taken = {name: settings[name] for name in self.fields}
+        if "betas" in known:
+            betas = {**dict(zip(BETAS, found["betas"], strict=True)), **taken}
+            taken = {name: value for name, value in taken.items() if name not in BETAS}
+            found["betas"] = tuple(betas[name] for name in BETAS)
+        return {**found, **taken, **self.options, "lr": learning_rate}
 
-    def build(self, learning_rate: float, momentum: float, parameters: Iterable["nn.Parameter"]) -> "optim.Optimizer":
+    def build(
+        self, learning_rate: float, settings: Mapping[str, Any], parameters: Iterable["nn.Parameter"]
+    ) -> "optim.Optimizer":
         """The optimizer over `parameters`."""
         from torch import optim
 
-        made: optim.Optimizer = getattr(optim, self.torch_class)(parameters, **self.arguments(learning_rate, momentum))
+        made: optim.Optimizer = getattr(optim, self.torch_class)(parameters, **self.arguments(learning_rate, settings))
         return made
 
 
+BETAS = ("beta1", "beta2")
+SETTABLE = ("momentum", *BETAS, "weight_decay")  # fields of RunConfig that not every optimizer has
+
+_FUSED = {"fused": True}  # faster
+_ADAM = {"beta1": 0.9, "beta2": 0.999}
 OPTIMIZERS = {
-    "sgd": OptimizerEntry("SGD", 0.03, 0, momentum=0.0),  # 0.3 collapses this network within two epochs
-    "adam": OptimizerEntry("Adam", 2e-4, 2, {"fused": True}, momentum=0.9),  # fused: faster
-    "adamw": OptimizerEntry("AdamW", 2e-4, 2, {"fused": True}, momentum=0.9),
-    "rmsprop": OptimizerEntry("RMSprop", 2e-4, 1, momentum=0.0),
+    # At 0.3 the network "mlp" collapses within two epochs.
+    "sgd": OptimizerEntry("SGD", 0.03, 0, fields={"momentum": 0.0, "weight_decay": 0.0}),
+    "adam": OptimizerEntry("Adam", 2e-4, 2, _FUSED, {**_ADAM, "weight_decay": 0.0}),
+    "adamw": OptimizerEntry("AdamW", 2e-4, 2, _FUSED, {**_ADAM, "weight_decay": 0.01}),
+    "rmsprop": OptimizerEntry("RMSprop", 2e-4, 1, fields={"momentum": 0.0, "weight_decay": 0.0}),
 }

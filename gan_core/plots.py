@@ -32,7 +32,9 @@ def plot_losses(events: Iterable[Event], title: str = "") -> Figure:
             draw_losses(axes, losses, per_epoch, colour, name)
         axes.legend(frameon=False)
     axes.set_title(title, parse_math=False)  # a name may have dollars in it
-    axes.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
+    axes.set(xlabel="epoch", ylabel="loss")
+    if axes.dataLim.y0 >= 0:  # a critic's loss goes below
+        axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

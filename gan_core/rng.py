@@ -19,13 +19,17 @@ class Stream(NamedTuple):
 
     key: tuple[str, ...]  # its seed is made from these, in this order
     amount: tuple[str, ...] = ()  # these say how many numbers are drawn at once, and so which
+    only_with: str = ""  # a field: where it is 0 nothing is drawn
 
 
 STREAMS = {
     "init-G": Stream(("seed",), ("network",)),  # first weights; and on the fields that G is made from
     "init-D": Stream(("seed",), ("network",)),  # first weights; and on the fields that D is made from
     "order": Stream(("seed", "epoch"), ("dataset",)),  # of the real images
-    "noise": Stream(("seed", "epoch", "z_dim"), ("batch_size",)),  # z of both halves of each step
+    # z of both halves of each step
+    "noise": Stream(("seed", "epoch", "z_dim"), ("batch_size", "discriminator_steps")),
+    # between which images the penalty on D's gradient is taken
+    "mixing": Stream(("seed", "epoch"), ("batch_size", "discriminator_steps"), only_with="gradient_penalty"),
     "samples": Stream(("z_dim",)),  # z of the sample sheets
     "evaluation": Stream(("z_dim",), ("dataset",)),  # z of the images that are scored
 }
@@ -33,7 +37,7 @@ STREAMS = {
 
 def depends_on(name: str, network: str) -> frozenset[str]:
     """The fields of RunConfig on which the draws of a stream depend, in runs of `network`."""
-    key, amount = STREAMS[name]
+    key, amount, _ = STREAMS[name]
     _, init, which = name.partition("init-")
     layers = fields_of(getattr(NETWORKS[network], which)) if init else ()
     return frozenset({*key, *amount, *layers} - {"epoch"})

@@ -18,8 +18,8 @@ from gan_core.evaluation.health import diagnose, pixel_spread
 from gan_core.events import Diagnosis, EpochEnd, Evaluated, Event, Machine, Progress, Reached, Samples, Trained
 from gan_core.machine import kind_of_machine, least_step_seconds
 from gan_core.metric_names import IMAGES_PER_SECOND, LOSS_D, LOSS_G
-from gan_core.networks import Generator
-from gan_core.training import fixed_noise, generate, train
+from gan_core.networks import Generator, generate
+from gan_core.training import fixed_noise, train
 
 TRACEBACK_LINES = 40
 SNAPSHOT_INTERVAL = 1.0  # seconds: an epoch of a small image set is shorter than a checkpoint's writing
@@ -212,10 +212,10 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if last or options.stop_dead:
                 sheet = generate(G, fixed_noise(config.z_dim))
                 spread = pixel_spread(sheet)
-                if last or _diagnosis(ends[-1:], spread).health == "collapsed":
+                if last or _diagnosis(config, ends[-1:], spread).health == "collapsed":
                     evaluated = _evaluated(epoch, G, reference)
                     yield evaluated
-                    yield _diagnosis(ends, spread, evaluated, reference.baselines.untrained_baseline)
+                    yield _diagnosis(config, ends, spread, evaluated, reference.baselines.untrained_baseline)
                     if last:
                         continue
                     yield Samples(epoch, sheet)
@@ -226,7 +226,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if epoch >= job.goal:
                 return
     except NonFiniteLossError:
-        yield _diagnosis(ends, math.nan)
+        yield _diagnosis(config, ends, math.nan)
         raise
 
 
@@ -237,13 +237,15 @@ def _evaluated(epoch: int, G: Generator, reference: Reference, quick: bool = Fal
 
 
 def _diagnosis(
+    config: RunConfig,
     ends: Sequence[EpochEnd],
     spread: float,
     evaluated: Evaluated | None = None,
     untrained_baseline: dict[str, float] | None = None,
 ) -> Diagnosis:
     last_losses = ends[-1].discriminator_losses, ends[-1].generator_losses
-    return diagnose([end.metrics() for end in ends], last_losses, spread, evaluated, untrained_baseline)
+    history = [end.metrics() for end in ends]
+    return diagnose(history, last_losses, spread, evaluated, untrained_baseline, config.objective)
 
 
 def _now() -> int:

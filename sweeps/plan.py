@@ -19,7 +19,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gan_core.cli import check_name, given
-from gan_core.config import FIELDS, STRICT, RunOptions, make_record
+from gan_core.config import FIELDS, FIRST_FIELDS, OFF, STRICT, RunOptions, make_record
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.locks import hold, lock_tag
@@ -92,7 +92,12 @@ class Plan:
     @property
     def key(self) -> str:
         """What tells sweeps apart: what their runs have in common. Axes may grow and epochs be raised."""
-        return json.dumps({name: value for name, value in self.common().items() if name != LENGTH}, sort_keys=True)
+        told = {
+            name: value
+            for name, value in self.common().items()
+            if name != LENGTH and (name in FIRST_FIELDS or value != FIELDS[name].default)  # as in `config_hash`
+        }
+        return json.dumps(told, sort_keys=True)
 
     @property
     def lock(self) -> str:
@@ -176,7 +181,7 @@ def describe_plan(plan: Plan) -> str:
         settings=settings,
         rules=rules,
         bounds=bounds(settings, rules) if rules else (),
-        common={name: value for name, value in plan.common().items() if name != "dataset"},
+        common={name: value for name, value in plan.common().items() if name != "dataset" and str(value) not in OFF},
         images={name: DATASETS[name].where(plan.data_dir) for name in plan.datasets},
         store=redact(plan.tracking_uri),
     )

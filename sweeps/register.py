@@ -22,6 +22,7 @@ from gan_core.training import fixed_noise
 
 CODE = Path(__file__).with_name("served_generator.py")
 SERVED_WITH = ("mlflow", "numpy", "safetensors")  # the packages that CODE imports
+SERVED = ("mlp", "dcgan")  # the networks that CODE computes
 DIGEST_TAG = "generator.sha256"
 MODEL_TYPE = "generator"
 EXAMPLES = 2  # rows of z in the input example
@@ -128,10 +129,10 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
     from mlflow.models import Model
 
     G = load_generator(file)
-    if G.network != "mlp":
+    if G.network not in SERVED:
         raise UserError(
-            f"only generators of the network mlp can be registered (served_generator.py computes it), "
-            f"{run.info.run_name} has {G.network}"
+            f"only generators of the networks {' and '.join(SERVED)} can be registered (served_generator.py computes "
+            f"these), {run.info.run_name} has {G.network}"
         )
     logged = client.create_logged_model(
         run.info.experiment_id,

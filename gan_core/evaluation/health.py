@@ -16,6 +16,7 @@ from torch import Tensor
 from gan_core import metric_names as names
 from gan_core.evaluation.scores import Evaluation
 from gan_core.events import Diagnosis, Evaluated
+from gan_core.losses import OBJECTIVES, Objective
 
 # Half of the loss's clamp at 100. Broken runs have a mean of 98 or more in an epoch, others 10 or less.
 PINNED_LOSS = 50.0
@@ -23,8 +24,6 @@ PINNED_LOSS = 50.0
 FROZEN_STD = 1e-5
 # In units of a pixel's range. Real digits have 0.18, the worst blur that still changes 0.037, one picture 0.0003.
 ONE_PICTURE = 0.005
-# D's mean probabilities of 'real'. Adam at 3e-3 has 0.95 and 0.05, SGD at 0.03 about 0.7 and 0.3.
-CERTAIN_REAL, CERTAIN_FAKE = 0.9, 0.1
 # A share of an untrained G's distance. Noise after three epochs has 0.88 and 0.96, SGD at 0.03 0.81 after one.
 NO_NEARER = 0.85
 # Precision. Noise has 0.1 to 0.4; even a single blurred digit has 0.6, because it lies near some real image.
@@ -49,12 +48,13 @@ def pixel_spread(images: Tensor) -> float:
     return float(images.double().div(255).std(dim=0).mean())
 
 
-def diagnose(
+def diagnose(  # noqa: PLR0913 (all that is known of a run)
     history: History,
     last_losses: LastLosses,
     spread: float,
     evaluation: Evaluation | Evaluated | None = None,
     untrained_baseline: Mapping[str, float] | None = None,
+    objective: str = "non-saturating",
 ) -> Diagnosis:
     """The run's health: the first of these that holds.
 
@@ -62,7 +62,7 @@ def diagnose(
     - collapsed: a loss stays near its clamp, or no loss changes any more, or G makes one picture;
     - not-learning: the images are as far from real ones as an untrained G's, and unlike them;
     - mode-collapsed: classes are missing, or the images cover next to none of the real ones;
-    - d-dominant: D is nearly certain of every image;
+    - d-dominant: D is nearly certain of every image, where the objective says what that is;
     - ok.
 
     history: `EpochEnd.metrics()` of each epoch, at least one (else ValueError). last_losses: of D and of G in
@@ -71,23 +71,25 @@ def diagnose(
     """
     if not history:
         raise ValueError("a run of no epoch has no health")
+    of = OBJECTIVES[objective]
     signs = chain(
-        _broken(history, last_losses, spread),
-        _poor(history, evaluation, untrained_baseline) if evaluation else (),
-        _d_dominant(history),
+        _broken(history, last_losses, spread, of),
+        _poor(history, evaluation, untrained_baseline, of) if evaluation else (),
+        _d_dominant(history, of),
         [Diagnosis("ok", _figures(history), 1)],
     )
     return next(signs)
 
 
-def _broken(history: History, last_losses: LastLosses, spread: float) -> Iterator[Diagnosis]:
+def _broken(history: History, last_losses: LastLosses, spread: float, objective: Objective) -> Iterator[Diagnosis]:
     """Diverged, or collapsed."""
     for epoch, metrics in enumerate(history, start=1):
         for name, metric in LOSSES.items():
             if not math.isfinite(loss := metrics[metric]):
                 yield Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
     last = len(history)
-    for (name, metric), losses in zip(LOSSES.items(), last_losses, strict=True):
+    # A loss without a clamp can be large.
+    for (name, metric), losses in zip(LOSSES.items(), last_losses, strict=True) if objective.probability else ():
         # A run can break at the end of its last epoch, whose mean does not show it.
         tail = float(np.median(losses[-max(1, len(losses) // 10) :]))
         since = _since([metrics[metric] > PINNED_LOSS for metrics in history])
@@ -110,7 +112,10 @@ def _broken(history: History, last_losses: LastLosses, spread: float) -> Iterato
 
 
 def _poor(
-    history: History, evaluation: Evaluation | Evaluated, untrained_baseline: Mapping[str, float] | None
+    history: History,
+    evaluation: Evaluation | Evaluated,
+    untrained_baseline: Mapping[str, float] | None,
+    objective: Objective,
 ) -> Iterator[Diagnosis]:
     """Not learning, or mode-collapsed: what the evaluation after the last epoch shows."""
     last, scores, shares = len(history), evaluation.scores, evaluation.class_shares
@@ -126,14 +131,17 @@ def _poor(
             *([f"{'class' if len(missing) == 1 else 'classes'} {', '.join(missing)} missing"] if missing else []),
             f"{shares.max():.0%} of the images are of class {shares.argmax()}",
             f"recall {recall:.3f}, coverage {coverage:.3f} after epoch {last}",
-            *(f"also, {dominance.reason}" for dominance in _d_dominant(history)),
+            *(f"also, {dominance.reason}" for dominance in _d_dominant(history, objective)),
         ]
         yield Diagnosis("mode-collapsed", "; ".join(evidence), last)
 
 
-def _d_dominant(history: History) -> Iterator[Diagnosis]:
+def _d_dominant(history: History, objective: Objective) -> Iterator[Diagnosis]:
+    if objective.certain is None:
+        return
+    certain_real, certain_fake = objective.certain
     scores = [(metrics[names.SCORE_REAL], metrics[names.SCORE_FAKE]) for metrics in history]
-    if epoch := _since([real > CERTAIN_REAL and fake < CERTAIN_FAKE for real, fake in scores]):
+    if epoch := _since([real > certain_real and fake < certain_fake for real, fake in scores]):
         reason = f"D is nearly certain of every image since epoch {epoch}: {_figures(history)}"
         yield Diagnosis("d-dominant", reason, epoch)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from gan_core import metric_names as names
 from gan_core.evaluation.classifier import Classifier, extract_features
 from gan_core.metric_names import SCORES
-from gan_core.networks import Generator, to_pixels
+from gan_core.networks import Generator, generate
 from gan_core.rng import stream
 
 # Those that need no comparison of single images: a third of the work (docs/quality.md).
@@ -93,8 +93,7 @@ def evaluation_images(G: Generator, count: int) -> Tensor:
     The noise is the same for every run with this z_dim. No training uses its random stream.
     """
     noise = torch.randn(count, G.z_dim, generator=stream("evaluation", G.z_dim))
-    device = next(G.parameters()).device
-    return torch.cat([to_pixels(G(z.to(device))).cpu() for z in noise.split(GENERATED_BLOCK)])
+    return torch.cat([generate(G, z) for z in noise.split(GENERATED_BLOCK)])
 
 
 def class_shares(log_probabilities: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name may have dollars in it
 }  # fmt: skip
 LOSSES = {"G": names.LOSS_G, "D": names.LOSS_D}
-LOSS_LABEL = "nats, mean of epoch"
+LOSS_LABEL = "mean of epoch"
 
 
 class Picture(NamedTuple):
@@ -207,10 +207,11 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
         axes.plot(over["mean"], color=line.colour, linestyle=line.style, marker=marker, label=line.label)
         shown += [mean for mean in over["mean"] if mean > 0]
     # Logarithmic where a collapsed run at the clamp of 100 would flatten all others.
-    if lines[0].metric == names.FD or (shown and max(shown) > 20 * np.median(shown)):
+    positive = axes.dataLim.y0 >= 0  # the losses of some objectives are not
+    if lines[0].metric == names.FD or (positive and shown and max(shown) > 20 * np.median(shown)):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_locator(NullLocator())
-    else:
+    elif positive:
         axes.set_ylim(bottom=0)

@@ -26,6 +26,7 @@ from PIL import Image
 
 import studies
 from gan_core import metric_names as names
+from gan_core.losses import OBJECTIVES
 from gan_core.plots import SHEET_SCALE
 from sweeps.comparison import charts
 from sweeps.comparison.compare import TRAINING, Comparison, Contrast, Setting, over_epochs
@@ -132,6 +133,7 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
         pictures |= section.pictures
         sheets += section.sheets
     sweep_file = artifacts.read(record, names.SWEEP_FILE, Path.read_text)
+    objectives = {run.fields.get("objective") for run in record.runs}
     values = {
         "c": comparison,
         "record": record,
@@ -144,6 +146,7 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
         "sections": list(sections.values()),
         "commits": Counter(tuple(run.commits) for run in record.runs).most_common(),
         "sweep_file": sweep_file is not None,
+        "objectives": {name: its for name, its in OBJECTIVES.items() if name in objectives},
     }
     html = render("report.html.j2", values | {"inline": True}, list(sections))
     body = render("body.html.j2", values | {"inline": False}, list(sections))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from gan_core import metric_names as names
 from gan_core import rng
+from gan_core.config import OFF
 from sweeps.comparison.compare import Comparison
 from sweeps.comparison.records import FINISHED, AbsentRun, RunRecord, SweepRecord
 
@@ -96,7 +97,8 @@ def random_streams(record: SweepRecord) -> dict[str, frozenset[str]]:
     try:
         return {
             name: frozenset[str]().union(*(rng.depends_on(name, network) for network in networks))
-            for name in rng.STREAMS
+            for name, (*_, only_with) in rng.STREAMS.items()
+            if not only_with or any(float(run.fields.get(only_with, 0)) for run in record.runs)
         }
     except (KeyError, AttributeError):
         return {}
@@ -106,6 +108,8 @@ def held_equal(comparison: Comparison, streams: Mapping[str, Collection[str]]) -
     """Compare the configs of all runs. `streams`: of each random stream the fields that it depends on."""
     runs = [run.fields for setting in comparison.order(comparison.settings) for run in setting.runs]
     values = {name: _values(runs, name) for name in sorted({name for fields in runs for name in fields})}
+    # A field that only some runs have, such as Adam's beta1, is a part of what makes them different.
+    values = {name: its for name, its in values.items() if "None" not in its or len(its) == 1 or len(its) > 2}
     differing = [name for name in values if len(values[name]) > 1]
     axes = [axis for axis in comparison.axes if axis in differing]
     along = {(name, axis): _along(name, axis, runs, comparison) for name in differing for axis in axes}
@@ -123,7 +127,7 @@ def held_equal(comparison: Comparison, streams: Mapping[str, Collection[str]]) -
         shared.setdefault(("seed" in needs, tuple(name for name in differing if name in needs)), []).append(stream)
     return Fairness(
         shared=dict(sorted(shared.items(), key=lambda group: len(group[0][1]))),  # first what most runs share
-        fixed={name: values[name][0] for name in values if name not in differing},
+        fixed={name: values[name][0] for name in values if name not in differing and values[name][0] not in OFF},
         derived=derived,
         uneven={pair: along[pair] for pair in pairs if len(set(map(tuple, along[pair].values()))) > 1},
         unexplained=unexplained,

@@ -10,7 +10,7 @@ from gan_core.config import RunConfig, make_config
 from gan_core.data import DATASETS
 from gan_core.errors import UserError
 from gan_core.losses import OBJECTIVES
-from gan_core.optimizers import OPTIMIZERS, OptimizerEntry
+from gan_core.optimizers import OPTIMIZERS, SETTABLE, OptimizerEntry
 
 HASH_BEFORE = "7ad5b832735b408d"  # of RunConfig() when it had no momentum
 
@@ -18,7 +18,14 @@ GOOD = {
     "dataset": st.sampled_from(sorted(DATASETS)),
     "optimizer": st.sampled_from(sorted(OPTIMIZERS)),
     "learning_rate": st.floats(1e-12, 1e6),
-    "momentum": st.floats(0, 1, exclude_max=True),
+    "discriminator_learning_rate": st.floats(1e-12, 1e6),
+    "weight_decay": st.floats(0, 1e6),
+    "objective": st.sampled_from(sorted(OBJECTIVES)),
+    "gradient_penalty": st.floats(1e-12, 1e6),
+    "discriminator_steps": st.integers(1, 1_000_000),
+    "network": st.sampled_from(sorted(NETWORKS)),
+    "spectral_norm": st.booleans(),
+    "ema": st.floats(0, 1, exclude_max=True),
     "z_dim": st.integers(1, 1_000_000),
     "hidden_dim": st.integers(1, 1_000_000),
     "batch_size": st.integers(1, 1797),
@@ -26,16 +33,28 @@ GOOD = {
     "device": st.sampled_from(["cpu", "cuda"]),
     "seed": st.integers(0, 2**63 - 1),
 }
-MISTYPED = st.one_of(st.none(), st.booleans(), st.lists(st.integers()), st.binary())
+WRONG = st.one_of(st.booleans(), st.lists(st.integers()), st.binary())
+MISTYPED = st.none() | WRONG
+OUT_OF_SHARE = st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1) | st.text()
+NOT_FINITE = st.sampled_from([float("nan"), float("inf")])
 BAD = {
     "dataset": MISTYPED | st.integers() | st.text().filter(lambda name: name not in DATASETS),
     "optimizer": MISTYPED | st.integers() | st.text().filter(lambda name: name not in OPTIMIZERS),
     "learning_rate": MISTYPED | st.floats(max_value=0) | st.sampled_from([float("nan"), float("inf")]) | st.text(),
-    "momentum": MISTYPED | st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1) | st.text(),
+    "discriminator_learning_rate": WRONG | st.floats(max_value=0) | NOT_FINITE,
+    **dict.fromkeys(("momentum", "beta1", "beta2"), WRONG | OUT_OF_SHARE),
+    **dict.fromkeys(("label_smoothing", "ema"), MISTYPED | OUT_OF_SHARE),
+    "weight_decay": WRONG | st.floats(max_value=0, exclude_max=True) | NOT_FINITE,
+    "gradient_penalty": MISTYPED | st.floats(max_value=0, exclude_max=True) | NOT_FINITE,
+    **{name: MISTYPED | st.integers() | st.text() for name in ("objective", "network")},
+    "spectral_norm": st.one_of(st.none(), st.integers(), st.text(), st.floats()),
     "device": MISTYPED | st.integers() | st.text(),
     **{
         name: MISTYPED | st.integers(max_value=least - 1) | st.floats() | st.text()
-        for name, least in (("z_dim", 1), ("hidden_dim", 1), ("batch_size", 1), ("epochs", 1), ("seed", 0))
+        for name, least in (
+            *((name, 1) for name in ("z_dim", "hidden_dim", "batch_size", "epochs", "discriminator_steps")),
+            ("seed", 0),
+        )
     },
 }
 
@@ -87,25 +106,55 @@ def test_the_hash_tells_every_setting_but_the_length_of_the_run(monkeypatch):
     monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
     others = {
         "objective": "another", "network": "another", "dataset": "digits", "optimizer": "adam", "learning_rate": 0.5,
-        "momentum": 0.5, "z_dim": 20, "hidden_dim": 64, "batch_size": 32, "device": "cuda", "seed": 1,
+        "discriminator_learning_rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "label_smoothing": 0.5,
+        "discriminator_steps": 2, "gradient_penalty": 0.5, "spectral_norm": True, "ema": 0.5, "z_dim": 20, "hidden_dim": 64, "batch_size": 32, "device": "cuda", "seed": 1,
     }  # fmt: skip
     hashes = {RunConfig().config_hash, *(RunConfig(**{name: value}).config_hash for name, value in others.items())}
     assert len(hashes) == 1 + len(others)
-    assert {*others, "epochs", "image_size", "channels"} == {field.name for field in dataclasses.fields(RunConfig)}
+    assert {*others, "epochs", "image_size", "channels", "beta1", "beta2"} == {
+        field.name for field in dataclasses.fields(RunConfig)
+    }
     assert RunConfig(epochs=7).config_hash == RunConfig().config_hash
 
 
-def test_the_momentum_is_the_optimizers_own_unless_given_and_then_the_hash_is_that_of_runs_before_the_field():
-    assert [RunConfig(optimizer=name).momentum for name in ("sgd", "adam")] == [0.0, 0.9]
-    for name in OPTIMIZERS:
-        own = RunConfig(optimizer=name)
-        assert RunConfig(optimizer=name, momentum=own.momentum).config_hash == own.config_hash
-        assert RunConfig(optimizer=name, momentum=0.5).config_hash != own.config_hash
+def test_a_field_that_came_later_has_a_default_and_then_the_hash_is_that_of_runs_before_it():
     assert RunConfig().config_hash == HASH_BEFORE
+    for name, entry in OPTIMIZERS.items():
+        own = RunConfig(optimizer=name)
+        assert {field: getattr(own, field) for field in SETTABLE} == {**dict.fromkeys(SETTABLE), **entry.fields}
+        for field, value in entry.fields.items():
+            assert RunConfig(optimizer=name, **{field: value}).config_hash == own.config_hash
+            assert RunConfig(optimizer=name, **{field: 0.25}).config_hash != own.config_hash
+    penalized = RunConfig(objective="wasserstein")
+    assert penalized.gradient_penalty == 10
+    assert RunConfig(objective="wasserstein", gradient_penalty=10.0).config_hash == penalized.config_hash
 
 
-def test_an_optimizer_without_momentum_refuses_one(monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"optimizer": "adam", "momentum": 0.5}, "momentum cannot be set for adam, got 0.5"),
+        ({"optimizer": "sgd", "beta1": 0.5}, "beta1 cannot be set for sgd, got 0.5"),
+        ({"optimizer": "rmsprop", "beta2": 0.5}, "beta2 cannot be set for rmsprop, got 0.5"),
+        ({"optimizer": "plain", "weight_decay": 0.5}, "weight_decay cannot be set for plain, got 0.5"),
+        *(
+            (
+                {"objective": objective, "label_smoothing": 0.1},
+                f"label_smoothing cannot be set for {objective}, which has no labels, got 0.1",
+            )
+            for objective in ("hinge", "wasserstein")
+        ),
+        (
+            {"objective": "wasserstein", "gradient_penalty": 0.0},
+            "wasserstein should have a gradient_penalty or spectral_norm, without which its critic has no bounds, "
+            "got gradient_penalty 0.0",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(settings, line, monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "plain", OptimizerEntry("Adagrad", 0.1, 1))
-    assert RunConfig(optimizer="plain").momentum == 0
-    with pytest.raises(UserError, match="momentum cannot be set for plain"):
-        make_config(optimizer="plain", momentum=0.5)
+    assert RunConfig(optimizer="plain").weight_decay is None
+    with pytest.raises(UserError) as refusal:
+        make_config(**settings)
+    assert str(refusal.value) == line
+    RunConfig(objective="wasserstein", gradient_penalty=0.0, spectral_norm=True)

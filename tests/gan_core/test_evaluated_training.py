@@ -62,7 +62,7 @@ def weights(G):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_no_weight_depends_on_how_a_run_is_looked_at(digits, events, optimizer):
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, epochs=3)
+    config = RunConfig(dataset="digits", optimizer=optimizer, z_dim=5, hidden_dim=8, epochs=3, batch_size=64)
     plain = list(train(config, digits.images))[-1].generator
     for settings in ({"evaluate_every": 1}, {"evaluate_every": 0}, {"evaluate_every": 2, "stop_dead": True}):
         looked_at = events(config, **settings)[-1].generator

@@ -13,7 +13,7 @@ from gan_core.data import load_images
 from gan_core.fast_mlp import FastStep
 from gan_core.networks import build_models
 from gan_core.optimizers import OPTIMIZERS
-from gan_core.training import PlainStep, image_order, noise, train
+from gan_core.training import PlainStep, image_order, mixing, noise, train
 
 IMAGES = load_images("digits").images  # 28 batches of 64 and one of 5
 SMALL = {"hidden_dim": 8, "batch_size": 8}  # of 35 images: four batches of 8 and one of 3
@@ -25,8 +25,8 @@ class ExactStep(PlainStep):
     def __init__(self, config, G, D):
         super().__init__(config, G.double(), D.double())
 
-    def _step(self, x, z):
-        return super()._step(x.double(), z.double())
+    def _step(self, batches, z, mix):
+        return super()._step([x.double() for x in batches], z.double(), mix.double())
 
 
 def run(kind, config, images, D_bias=0.0):
@@ -39,7 +39,7 @@ def run(kind, config, images, D_bias=0.0):
     figures = []
     for epoch in range(1, config.epochs + 1):
         order = image_order(config, epoch, len(images)).split(config.batch_size)
-        figures.append(steps.epoch(images, order, noise(config, epoch)))
+        figures.append(steps.epoch(images, order, noise(config, epoch), mixing(config, epoch)))
     return before, [p.detach().double() for p in parameters], torch.cat(figures, dim=1).double()
 
 

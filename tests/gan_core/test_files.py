@@ -129,7 +129,7 @@ def with_metadata(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"network": "conv"}, "of the network 'conv', which is none of mlp: add it to gan_core.architectures"),
+        ({"network": "conv"}, "of the network 'conv', which is none of mlp, dcgan: add it to gan_core.architectures"),
         ({"format": "gan-grid generator 2"}, "no generator of this project .format 'gan-grid generator 2'"),
         ({"z_dim": "6"}, "cannot load a generator"),
         ({"z_dim": "many"}, "cannot load a generator"),

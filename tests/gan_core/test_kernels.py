@@ -14,10 +14,11 @@ from hypothesis.extra import numpy as arrays
 from gan_core import kernels
 from gan_core.architectures import LEAK
 from gan_core.config import make_config
-from gan_core.fast_mlp import FastStep
+from gan_core.fast_mlp import SLOPES, FastStep, supports
+from gan_core.losses import OBJECTIVES
 from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS as REGISTRY
-from gan_core.training import image_order, noise
+from gan_core.training import PlainStep, image_order, noise
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
 ROWS, UNITS = 3, 21  # of which the last ones are no whole vector
@@ -118,7 +119,8 @@ def classified(h, bias, w, w_bias, real):
     rows = len(h)
     p, h_gradient, gradient = np.empty(rows, np.float32), np.empty_like(h), np.empty(rows, np.float32)
     activation = h.copy()
-    kernels.classify(activation, bias, w, np.float32([w_bias]), real, p, h_gradient, gradient)
+    losses = kernels.TAKEN_FOR_REAL, kernels.TAKEN_FOR_GENERATED
+    kernels.classify(activation, bias, w, np.float32([w_bias]), real, *losses, 0.0, p, h_gradient, gradient)
     others = np.empty(UNITS, np.float32), np.empty(UNITS, np.float32), np.empty(1, np.float32)
     kernels.classifier_gradients(h_gradient, activation, gradient, *others)
     return p, h_gradient, *others
@@ -165,10 +167,38 @@ def test_at_the_ends_the_gradient_fades_as_pytorchs_does(logit, real):
         torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_of_each_loss_is_autograds(name, smoothing):
+    """By D's output, at outputs from far below to far above, at the kinks and beyond the clamp."""
+    objective = OBJECTIVES[name]
+    outputs = [-np.inf, -200, -40, -5, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 5, 17, 40, 200, np.inf, np.nan]
+    of_real, of_fake, of_G = SLOPES[name]
+    h, w = np.zeros((2, UNITS), np.float32), np.zeros(UNITS, np.float32)
+    for output in outputs:
+        for pair, losses in (
+            ((of_real, of_fake), (objective.real_loss, objective.fake_loss)),
+            ((of_G, of_G), (objective.generator_loss, objective.generator_loss)),
+        ):
+            score, gradient = np.empty(2, np.float32), np.empty(2, np.float32)
+            kernels.classify(h.copy(), w, w, np.float32([output]), 1, *pair, smoothing, score, h.copy(), gradient)
+            at = torch.full((2,), float(output), requires_grad=True)
+            scores = at.sigmoid() if objective.probability else at
+            loss = losses[0](scores[:1])
+            if smoothing:
+                loss = (1 - smoothing) * loss + smoothing * losses[1](scores[:1])
+            (loss + losses[1](scores[1:])).sum().backward()
+            torch.testing.assert_close(torch.from_numpy(score), scores.detach(), rtol=1e-6, atol=1e-37, equal_nan=True)
+            if np.isnan(output) and name in ("hinge", "wasserstein"):
+                continue  # a step does not depend on such a score: that it is no number is seen in the loss
+            torch.testing.assert_close(torch.from_numpy(gradient), at.grad, rtol=1e-5, atol=1e-37, equal_nan=True)
+
+
 STEPS = arrays.arrays(np.float32, (4, UNITS), elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=True))
 OPTIMIZERS = {
     "SGD": {},
-    "SGD with momentum": {"momentum": 0.9},
+    "SGD with decay": {"weight_decay": 0.1},
+    "SGD with momentum": {"momentum": 0.9, "weight_decay": 0.1},
     "Adam": {"betas": (0.5, 0.99), "eps": 1e-8},
     "Adam with decay": {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.1},
     "AdamW": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1},
@@ -180,10 +210,10 @@ OPTIMIZERS = {
 def our_step(name, rate, w, gradient, first, second, step):
     options = {"eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, **OPTIMIZERS[name]}
     eps, decay, momentum = options["eps"], options["weight_decay"], options["momentum"]
-    if name == "SGD":
-        kernels.descend(w, gradient, rate)
-    elif name == "SGD with momentum":
-        kernels.descend_with_momentum(w, gradient, first, rate, momentum)
+    if name == "SGD with momentum":
+        kernels.descend_with_momentum(w, gradient, first, rate, momentum, decay)
+    elif name.startswith("SGD"):
+        kernels.descend(w, gradient, rate, decay)
     elif name.startswith("RMSprop"):
         alpha = options["alpha"]
         kernels.rmsprop(w, gradient, first, second, alpha, 1 - alpha, rate, eps, decay, momentum)
@@ -248,10 +278,17 @@ def test_without_a_folder_for_the_code_it_is_made_each_time(tmp_path):
     assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
 
 
-@pytest.mark.parametrize("optimizer", REGISTRY)
-def test_a_step_makes_no_other_kernels(optimizer, digits):
-    config = make_config(dataset="digits", hidden_dim=8, batch_size=64, optimizer=optimizer)
+@pytest.mark.parametrize(
+    "settings",
+    [{"optimizer": name, **more} for name in REGISTRY for more in ({}, {"weight_decay": 0.5})]
+    + [{"optimizer": "sgd", "momentum": 0.5, "label_smoothing": 0.1}]
+    + [{"objective": name} for name in OBJECTIVES if name != "wasserstein"],
+    ids=str,
+)
+def test_a_step_makes_no_other_kernels(settings, digits):
+    config = make_config(dataset="digits", hidden_dim=8, batch_size=64, **settings)
+    assert supports(config, PlainStep)
     FastStep(config, *build_models(config)).epoch(
-        digits.images, image_order(config, 1, 128).split(64), noise(config, 1)
+        digits.images, image_order(config, 1, 128).split(64), noise(config, 1), iter(())
     )
     assert {name for name, made in kernels.ALL.items() if len(made.signatures) != 1} == set()

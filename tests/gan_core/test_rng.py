@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_core.architectures import NETWORKS, Network, mlp_discriminator, mlp_generator
-from gan_core.config import FIELDS, RunConfig
+from gan_core.config import RunConfig
 from gan_core.data import DATASETS
 from gan_core.evaluation.scores import evaluation_images
 from gan_core.losses import OBJECTIVES
 from gan_core.networks import build_models
 from gan_core.rng import STREAMS, depends_on, run_stream, stream, stream_seed
-from gan_core.training import fixed_noise, image_order, noise
+from gan_core.training import fixed_noise, image_order, mixing, noise
 
 KEYS = st.lists(st.integers(0, 2**63), max_size=3)
 
@@ -67,12 +67,15 @@ DRAWS = {
     "init-D": lambda config: weights(build_models(config)[1]),
     "order": lambda config: image_order(config, 1, DATASETS[config.dataset].size),
     "noise": lambda config: next(noise(config, 1)),
+    "mixing": lambda config: next(mixing(config, 1)),
     "samples": lambda config: fixed_noise(config.z_dim),
     "evaluation": evaluation_noise,
 }
 CONFIG = RunConfig(z_dim=5, hidden_dim=8, batch_size=16)
 OTHERS = {
-    "dataset": "digits", "optimizer": "adam", "learning_rate": 0.5, "momentum": 0.5, "objective": "other",
+    "dataset": "digits", "optimizer": "rmsprop", "learning_rate": 0.5, "discriminator_learning_rate": 0.5, "momentum": 0.5,
+    "weight_decay": 0.5, "label_smoothing": 0.5, "discriminator_steps": 2, "gradient_penalty": 0.5, "spectral_norm": True,
+    "ema": 0.5, "objective": "other",
     "network": "other", "z_dim": 6, "hidden_dim": 9, "batch_size": 17, "epochs": 99, "device": "cuda", "seed": 1,
 }  # fmt: skip
 

@@ -133,7 +133,7 @@ def test_the_plan_is_described_line_by_line(made, uri, tmp_path):
         "z_dim          5 7",
         "seed           0 1",
         "runs           12 = 6 settings × 2 seeds",
-        "each run       objective non-saturating, network mlp, hidden_dim 128, batch_size 64, epochs 3, device cpu",
+        "each run       objective non-saturating, discriminator_steps 1, network mlp, hidden_dim 128, batch_size 64, epochs 3, device cpu",
         "quality        every epoch and at the end; a collapsed run ends early",
         "workers        1, a thread each",
         "data           digits, comes with scikit-learn",

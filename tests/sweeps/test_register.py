@@ -5,6 +5,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from gan_core.networks import build_models, load_generator, save_generator
 from gan_core.tracking.store import create_run
 from sweeps.plan import render
 from sweeps.register import register_best
+from sweeps.served_generator import ServedGenerator
 from tests.servers import model_server
 
 RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
@@ -120,10 +122,27 @@ def test_without_a_score_that_counts_none_is_the_best(client, sweep, add_run):
 def test_a_generator_that_the_served_code_does_not_compute_is_refused(client, sweep, add_run, monkeypatch):
     monkeypatch.setitem(NETWORKS, "another", NETWORKS["mlp"])
     add_run(0, 12.0, network="another")
-    with pytest.raises(UserError, match=r"of the network mlp can be registered .*, sgd_z7_s0 has another"):
+    with pytest.raises(UserError, match=r"of the networks mlp and dcgan can be registered .*, sgd_z7_s0 has another"):
         register_best(client, sweep, "digits-g")
     assert not client.search_registered_models()
     assert not client.search_logged_models([sweep.info.experiment_id])
+
+
+@pytest.mark.parametrize(("network", "dataset"), [("mlp", "digits"), ("dcgan", "digits")])
+def test_what_is_served_is_what_the_generator_makes(network, dataset, tmp_path):
+    """Of a G whose normalizations have seen some noise, by the code that is stored beside the weights."""
+    G, _ = build_models(RunConfig(dataset=dataset, network=network, z_dim=Z_DIM, hidden_dim=8))
+    for _ in range(3):
+        G.train()(torch.randn(16, Z_DIM))
+    save_generator(G, tmp_path / GENERATOR_FILE)
+    model = ServedGenerator()
+    model.load_context(SimpleNamespace(artifacts={"generator": str(tmp_path / GENERATOR_FILE)}))
+    z = torch.randn(9, Z_DIM)
+    with torch.no_grad():
+        expected = load_generator(tmp_path / GENERATOR_FILE)(z)
+    found = torch.from_numpy(model.predict(None, z.numpy()))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_saved_says_all_that_is_needed_to_use_it(client, sweep, add_run):
@@ -157,8 +176,11 @@ print(len(seen))
 """
 
 
-def test_loading_it_executes_no_pickle_and_needs_nothing_of_this_project(client, sweep, add_run, in_own_process):
-    add_run(0, 5.0)
+@pytest.mark.parametrize("network", ["mlp", "dcgan"])
+def test_loading_it_executes_no_pickle_and_needs_nothing_of_this_project(
+    client, sweep, add_run, in_own_process, network
+):
+    add_run(0, 5.0, network=network)
     made = register_best(client, sweep, "digits")
     loaded, watched = in_own_process(AUDITED.format(model=f"models:/digits/{made.version}", z_dim=Z_DIM)).splitlines()[
         -2:

@@ -18,7 +18,7 @@ TUNED = Grid(
     {"optimizer": ("sgd", "adam"), "hidden_dim": Range(16, 256, "log")},
     [
         AxesWhen({"optimizer": "sgd"}, {"learning_rate": RATE}),
-        AxesWhen({"optimizer": "adam"}, {"learning_rate": Range(1e-6, 1e-3, "log"), "momentum": Range(0.0, 0.9, "linear")}),
+        AxesWhen({"optimizer": "adam"}, {"learning_rate": Range(1e-6, 1e-3, "log"), "beta1": Range(0.0, 0.9, "linear")}),
     ],
 )  # fmt: skip
 
@@ -36,10 +36,10 @@ def test_drawn_settings_lie_in_their_ranges_and_every_condition_holds():
         assert 16 <= values["hidden_dim"] <= 256
         if values["optimizer"] == "sgd":
             assert 1e-4 <= values["learning_rate"] <= 1
-            assert "momentum" not in values
+            assert "beta1" not in values
         else:
             assert 1e-6 <= values["learning_rate"] <= 1e-3
-            assert 0 <= values["momentum"] <= 0.9
+            assert 0 <= values["beta1"] <= 0.9
     counts = [setting.values["optimizer"] for setting in settings].count("sgd")
     assert 28 <= counts <= 36  # evenly
     rates = sorted(math.log10(each.values["learning_rate"]) for each in settings if each.values["optimizer"] == "sgd")

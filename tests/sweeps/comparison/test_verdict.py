@@ -105,7 +105,7 @@ def test_the_words_of_a_clear_winner(say, made_up):
     headline, said = say(made_up.settings(FOUR))
     assert headline == "Use sgd_z20: the seeds tell it from every other setting."
     assert re.search(
-        r"Best by Fréchet distance: sgd_z20 \(optimizer sgd, z_dim 20, learning_rate 0\.03, momentum 0\.0\) has fd [45]\.\d+ "
+        r"Best by Fréchet distance: sgd_z20 \(optimizer sgd, z_dim 20, learning_rate 0\.03\) has fd [45]\.\d+ "
         r"\(.* to .*\), the geometric mean of 5 seeds\. Real images have 0\.100, and an untrained G has 50\.0\.", said
     )  # fmt: skip
     assert re.search(r"The next, sgd_z50, has fd [67]\.\d+: 1\.[34]\d times as much, paired by seed", said)

@@ -12,14 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_core.config import make_config
-from gan_core.data import ImageSet, default_data_dir, load_images
+from gan_core.data import ImageSet, load_images
 from gan_core.evaluation import scores
 from gan_core.evaluation.classifier import Classifier, one_thread
 from gan_core.evaluation.train_classifier import classifier_for
 from gan_core.events import Baselines
 from gan_core.networks import Generator, build_models
 from gan_core.rng import stream
-from gan_core.storage import expanded, made_once, write_whole
+from gan_core.storage import default_data_dir, expanded, made_once, write_whole
 
 # Raised when a score's definition or the cached file's layout changes, so that no older file is used.
 SCORES_VERSION = 4

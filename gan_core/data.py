@@ -5,14 +5,17 @@ PyTorch takes seconds to import and is imported only to make tensors: names and 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gan_core.errors import UserError
 from gan_core.fetching import CheckedFiles, Source, download, from_npm, unpack
+from gan_core.image_folder import FolderImages, Listing, list_images, read_images
+from gan_core.storage import default_data_dir, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +29,21 @@ IDX_FILES = (
 CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 
 
+FOLDER = "folder:"  # before the path of a folder of images, which is then an image set
+FOLDER_SIZES, FOLDER_CHANNELS = (28, 32), (1, 3)  # that its images can be brought to
+LONGEST_PATH = 400  # characters: the store takes a name of 500
+
+
+class ImageKey(NamedTuple):
+    """What tells image sets apart: a folder's images can be had in several sizes, gray and in colour."""
+
+    dataset: str
+    image_size: int
+    channels: int
+
+
 class LabelledImages(NamedTuple):
-    """One split of an image set: images uint8, N×1×28×28; labels int64, N, 0..9."""
+    """One split of an image set: images uint8, N×C×H×W; labels int64, N, from 0 on."""
 
     images: "Tensor"
     labels: "Tensor"
@@ -38,10 +54,15 @@ class ImageSet:
     """What a GAN is trained on, and the set's splits, on which its classifier is trained and scores are based."""
 
     name: str
-    images: "Tensor"  # training images: uint8, N×1×28×28
+    images: "Tensor"  # training images: uint8, N×C×H×W
     digest: str  # of their pixels
     source: str  # where they were found
     splits: Mapping[str, LabelledImages] = field(default_factory=dict)  # "train" and "test"
+
+    @property
+    def folder_digest(self) -> str:
+        """The digest of a folder's images, which can change; empty for other sets, which are always the same."""
+        return self.digest if self.name.startswith(FOLDER) else ""
 
     def without_pixels(self) -> "ImageSet":
         """What a worker must know of the set beside its pixels, in a few bytes."""
@@ -49,14 +70,45 @@ class ImageSet:
         return replace(self, images=self.images.new_empty(0), splits={})
 
 
-def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
-    """A set of DATASETS, fetched into `data_dir` first if need be. Safe in several processes at once.
+def load_images(wanted: str | ImageKey, data_dir: Path | None = None) -> ImageSet:
+    """An image set, fetched into `data_dir` first if need be; by its name alone as it is, or a folder as usual.
 
-    Raises UserError for an unknown name, and where the images cannot be had.
+    Safe in several processes at once. Raises UserError for an unknown name, and where the images cannot be had.
     """
-    if name not in DATASETS:
-        raise UserError(f"dataset should be one of {', '.join(DATASETS)}, got {name!r}")
-    return DATASETS[name].load(data_dir)
+    return image_set(wanted).load(data_dir)
+
+
+def image_set(wanted: str | ImageKey) -> "IdxFiles | Cifar10Files | Digits | ImageFolder":
+    """The entry of DATASETS, or a folder. Reads nothing. Raises UserError for an unknown name."""
+    name, *form = [wanted] if isinstance(wanted, str) else wanted
+    try:
+        name = dataset_name(name)
+    except ValueError as error:
+        raise UserError(f"dataset {error}, got {name!r}") from error
+    return ImageFolder(name, *form) if name.startswith(FOLDER) else DATASETS[name]
+
+
+def dataset_name(text: str) -> str:
+    """The name of an image set as configs have it: a folder's path is absolute. Reads nothing.
+
+    Raises ValueError, whose text is to follow the name of the field.
+    """
+    if not text.startswith(FOLDER):
+        if text not in DATASETS:
+            raise ValueError(f"should be one of {', '.join(DATASETS)}, or {FOLDER}PATH")
+        return text
+    try:
+        path = os.path.normpath(expanded(Path(text.removeprefix(FOLDER))))
+    except UserError as error:
+        raise ValueError(f"should be the path of a folder: {error}") from error
+    if text == FOLDER or not path.isprintable() or len(path) > LONGEST_PATH:
+        raise ValueError(f"should be {FOLDER} and a path of 1 to {LONGEST_PATH} printable characters")
+    return FOLDER + path
+
+
+def short_name(dataset: str) -> str:
+    """The name, or a folder's own without those above it: to be part of a title or of a file's name."""
+    return Path(dataset).name if dataset.startswith(FOLDER) else dataset
 
 
 def digest(*tensors: "Tensor") -> str:
@@ -184,6 +236,58 @@ def _read_records(*files: bytes) -> LabelledImages:
 
     records = torch.frombuffer(bytearray().join(files), dtype=torch.uint8).view(-1, 1 + 3 * 32 * 32)
     return LabelledImages(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long())
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The PNG and JPEG files in the class folders of a folder, brought to one size, gray or in colour.
+
+    About one in six is in the `test` split, by the content of its file. A GAN is trained on the others. All are kept
+    as one array in <data_dir>/folders, and read again when a file has come, gone or changed.
+    """
+
+    name: str  # folder:PATH
+    image_size: int = 28
+    channels: int = 3
+    size: ClassVar[None] = None  # not known before it is read
+
+    def listing(self) -> Listing:
+        """Its image files. Reads none of them. Raises UserError."""
+        return list_images(Path(self.name.removeprefix(FOLDER)))
+
+    def check(self, batch_size: int) -> None:
+        """Raise UserError if it cannot be trained on, or has fewer images than a batch. Reads none of them."""
+        if batch_size > (count := len(self.listing().files)):
+            raise UserError(f"batch_size should be at most {count}, the images of {self.name}, got {batch_size}")
+
+    def where(self, data_dir: Path | None = None) -> str:
+        """In a phrase, what is in it. Reads no image, writes nothing. Raises UserError."""
+        listing = self.listing()
+        return f"{len(listing.files):,} images of {len(listing.classes)} classes"
+
+    def fetch(self, data_dir: Path | None = None) -> FolderImages:
+        """All its images, read now or before. Raises UserError."""
+        cache = expanded(data_dir or default_data_dir()) / "folders"
+        try:
+            return read_images(self.listing(), self.image_size, self.channels, cache)
+        except OSError as error:
+            raise UserError(f"cannot use the data folder {cache}: {error}; choose another with --data-dir") from error
+
+    def load(self, data_dir: Path | None = None) -> ImageSet:
+        """Its images and splits. Raises UserError, also if a class is missing in one of these."""
+        images, labels, is_test = self.fetch(data_dir)
+        parts = {"train": ~is_test, "test": is_test}
+        splits = {split: LabelledImages(images[part], labels[part]) for split, part in parts.items()}
+        for split, (_, its) in splits.items():
+            counts = its.bincount(minlength=int(labels.max()) + 1)
+            if counts.min() == 0:
+                lacking = self.listing().classes[int(counts.argmin())]
+                raise UserError(
+                    f"{self.name} has no {split} image of the class {lacking!r}: about one image in six is for "
+                    "testing, by its content, and the others are for training. Add images of it"
+                )
+        train = splits["train"].images
+        return ImageSet(self.name, train, digest(train), self.name.removeprefix(FOLDER), splits)
 
 
 def _read_idx(images: bytes, labels: bytes) -> LabelledImages:

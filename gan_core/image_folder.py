@@ -183,7 +183,8 @@ def pixels_of(content: bytes, image_size: int, channels: int) -> NDArray[np.uint
     side = min(plain.size)
     left, top = (plain.width - side) // 2, (plain.height - side) // 2
     # Antialiased: each pixel is a mean over all that it stands for.
-    small = plain.resize((image_size, image_size), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+    square = plain.crop((left, top, left + side, top + side))
+    small = square.resize((image_size, image_size), Image.Resampling.LANCZOS)
     return np.asarray(small).reshape(image_size, image_size, channels).transpose(2, 0, 1)
 
 

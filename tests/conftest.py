@@ -54,7 +54,7 @@ def digits() -> ImageSet:
 @pytest.fixture(scope="session")
 def digits_reference(tmp_path_factory) -> Reference:
     torch.set_num_threads(1)  # set up before any test: more threads would add up in another order
-    return load_reference("digits", tmp_path_factory.mktemp("quality"))
+    return load_reference(load_images("digits"), tmp_path_factory.mktemp("quality"))
 
 
 @pytest.fixture(scope="session")

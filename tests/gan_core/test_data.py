@@ -390,7 +390,7 @@ def test_other_pictures_than_cifar10s_are_not_believed(tmp_path, records, pictur
 
 
 def test_an_unknown_set_is_refused():
-    with pytest.raises(UserError, match="mnist, fashion-mnist, kmnist, cifar10, digits, got 'minst'"):
+    with pytest.raises(UserError, match="mnist, fashion-mnist, kmnist, cifar10, digits, or folder:PATH, got 'minst'"):
         load_images("minst")
 
 

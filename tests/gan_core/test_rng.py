@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_core.architectures import NETWORKS, Network, mlp_discriminator, mlp_generator
-from gan_core.config import FIELDS, RunConfig
+from gan_core.config import RunConfig
 from gan_core.data import DATASETS
 from gan_core.evaluation.scores import evaluation_images
 from gan_core.losses import OBJECTIVES

@@ -38,7 +38,7 @@ def test_what_is_not_said_has_its_default(made, uri, tmp_path):
     assert (plan.tracking_uri, plan.checkpoint_dir) == (uri, tmp_path / "kept")
     assert made(checkpoint_dir=None).checkpoint_dir == tmp_path / "checkpoints"  # beside the store
     assert (plan.options.evaluate_every, plan.options.checkpoint_every, plan.options.stop_dead) == (10, 10, False)
-    assert (plan.datasets, plan.device, plan.notes) == (["digits"], "cpu", ["a note"])
+    assert (plan.image_keys, plan.device, plan.notes) == ([("digits", 28, 1)], "cpu", ["a note"])
 
 
 def test_what_is_said_is_taken(made):

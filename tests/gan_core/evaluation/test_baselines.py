@@ -27,7 +27,7 @@ def computed(short_training, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_is_computed_once_and_comes_back_the_same(cache: Path, computed):
-    first, second = load_reference("digits", cache), load_reference("digits", cache)
+    first, second = load_reference(load_images("digits"), cache), load_reference(load_images("digits"), cache)
     assert computed == ["digits"]
     assert second.baselines == first.baselines
     assert tuple(first.baselines.real_baseline) == tuple(first.baselines.untrained_baseline) == SCORES
@@ -39,7 +39,7 @@ def test_is_computed_once_and_comes_back_the_same(cache: Path, computed):
 
 def test_several_at_once_compute_one(cache: Path, computed):
     with ThreadPoolExecutor(3) as pool:
-        first, *others = pool.map(load_reference, ["digits"] * 3, [cache] * 3)
+        first, *others = pool.map(load_reference, [load_images("digits")] * 3, [cache] * 3)
     assert computed == ["digits"]
     assert all(each.baselines == first.baselines for each in others)
 
@@ -60,9 +60,9 @@ def other_classifier(cache: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("change", [damage, other_scores, other_classifier])
 def test_what_does_not_fit_is_computed_again(cache: Path, computed, monkeypatch, change):
-    first = load_reference("digits", cache)
+    first = load_reference(load_images("digits"), cache)
     change(cache, monkeypatch)
-    second = load_reference("digits", cache)
+    second = load_reference(load_images("digits"), cache)
     assert len(computed) == 2
     assert (second.baselines == first.baselines) == (change != other_classifier)
     assert second.baselines.classifier == second.classifier.record["weights_sha256"]
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_computed_again(cache: Path, computed, monkeypatch,
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, digits, capsys):
     (tmp_path / "a file").write_text("in the way")
-    found = load_reference("digits", tmp_path / "a file")
+    found = load_reference(load_images("digits"), tmp_path / "a file")
     assert found.baselines == digits.baselines
     assert "cannot cache what digits is scored against in" in capsys.readouterr().err
 
@@ -92,9 +92,9 @@ def test_the_real_baselines_images_are_training_images_without_repeats():
 
 def test_its_bits_do_not_depend_on_the_threads_of_who_computes_it(tmp_path: Path):
     torch.set_num_threads(1)
-    one = load_reference("digits", tmp_path / "one")
+    one = load_reference(load_images("digits"), tmp_path / "one")
     torch.set_num_threads(3)
-    three = load_reference("digits", tmp_path / "three")
+    three = load_reference(load_images("digits"), tmp_path / "three")
     assert torch.get_num_threads() == 3
     assert one.baselines == three.baselines
     for ours, theirs in zip(one.real, three.real, strict=True):

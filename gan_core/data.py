@@ -108,7 +108,7 @@ def dataset_name(text: str) -> str:
 
 def short_name(dataset: str) -> str:
     """The name, or a folder's own without those above it: to be part of a title or of a file's name."""
-    return Path(dataset).name if dataset.startswith(FOLDER) else dataset
+    return (Path(dataset.removeprefix(FOLDER)).name[:40] or "folder") if dataset.startswith(FOLDER) else dataset
 
 
 def digest(*tensors: "Tensor") -> str:
@@ -263,7 +263,9 @@ class ImageFolder:
     def where(self, data_dir: Path | None = None) -> str:
         """In a phrase, what is in it. Reads no image, writes nothing. Raises UserError."""
         listing = self.listing()
-        return f"{len(listing.files):,} images of {len(listing.classes)} classes"
+        colours = "gray" if self.channels == 1 else "in colour"
+        counts = f"{len(listing.files):,} images of {len(listing.classes)} classes"
+        return f"{counts}, {self.image_size}×{self.image_size}, {colours}"
 
     def fetch(self, data_dir: Path | None = None) -> FolderImages:
         """All its images, read now or before. Raises UserError."""

@@ -77,7 +77,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
     for key in plan.image_keys:
         image_set(key).fetch(plan.data_dir)
         if key.dataset not in PACKAGED:
-            _train_classifier(key, plan.data_dir)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
+            _train_classifier(plan, key)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
         # Importing makes a million objects, none of them garbage: to search them takes a quarter of the time.
@@ -100,10 +100,13 @@ def run_sweep(plan: Plan, console: Console) -> int:
             return conduct(plan, ready, workers, console, needs)
 
 
-def _train_classifier(key: ImageKey, data_dir: Path | None) -> None:
+def _train_classifier(plan: Plan, key: ImageKey) -> None:
     from gan_core.evaluation.baselines import load_reference, quality_cache
+    from sweeps.resume import look_up, require_same_images
 
-    load_reference(load_images(key, data_dir), quality_cache(data_dir))
+    data = load_images(key, plan.data_dir)
+    require_same_images(look_up(plan), [data])
+    load_reference(data, quality_cache(plan.data_dir))
 
 
 def _prepare(plan: Plan) -> "Prepared":

@@ -6,7 +6,7 @@ import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 WEIGHTS = "generator"  # the artifact that holds them
 LEAK = 0.2  # slope of the leaky ReLU below 0
@@ -17,17 +17,21 @@ class ServedGenerator(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the weights. A safetensors file holds numbers, and nothing in it is executed."""
-        self._weights = load_file(context.artifacts[WEIGHTS])
+        with safe_open(context.artifacts[WEIGHTS], framework="numpy") as file:
+            self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            about = file.metadata()
+        size, channels = int(about.get("image_size", 28)), int(about.get("channels", 1))
+        self._shape = channels, size, size
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
-        """z, N×z_dim → images, N×1×28×28 in [-1, 1], both float32."""
+        """z, N×z_dim → images, N×C×H×W in [-1, 1], both float32."""
         # The hint is a plain np.ndarray: MLflow warns of a longer one each time it loads the model.
         hidden = self._linear("layers.0", model_input.astype(np.float32))
         hidden = np.where(hidden > 0, hidden, np.float32(LEAK) * hidden)
         images: NDArray[np.float32] = np.tanh(self._linear("layers.2", hidden))
-        return images.reshape(-1, 1, 28, 28)
+        return images.reshape(-1, *self._shape)
 
     def _linear(self, layer: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = inputs @ self._weights[f"{layer}.weight"].T

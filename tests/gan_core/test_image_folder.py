@@ -299,7 +299,7 @@ def test_as_an_image_set_it_has_its_training_images_and_two_splits(folder, tmp_p
         found.digest == found.folder_digest == hashlib.sha256(bytes(found.images.flatten().tolist())).hexdigest()[:32]
     )
     assert load_images(f"folder:{folder}", tmp_path).images.shape[1:] == (3, 28, 28)  # as usual
-    assert image_set(f"folder:{folder}").where(tmp_path / "nowhere") == "120 images of 2 classes"
+    assert image_set(f"folder:{folder}").where(tmp_path / "nowhere") == "120 images of 2 classes, 28×28, in colour"
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -2,14 +2,17 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from gan_core.data import load_images
+from gan_core.config import make_config
+from gan_core.data import ImageKey, load_images
 from gan_core.evaluation import baselines as module
 from gan_core.evaluation import train_classifier
-from gan_core.evaluation.baselines import load_reference, real_baseline_images
+from gan_core.evaluation.baselines import evaluate, load_reference, real_baseline_images
 from gan_core.evaluation.scores import SCORES
+from gan_core.networks import build_models
 
 
 @pytest.fixture
@@ -100,3 +103,20 @@ def test_its_bits_do_not_depend_on_the_threads_of_who_computes_it(tmp_path: Path
     for ours, theirs in zip(one.real, three.real, strict=True):
         parts = ours if isinstance(ours, tuple) else (ours,), theirs if isinstance(theirs, tuple) else (theirs,)
         assert all(torch.equal(a, b) for a, b in zip(*parts, strict=True))
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 3), (32, 1)])
+def test_a_folders_reference_is_of_its_size_and_colours(tmp_path, shapes, short_training, size, channels):
+    data = load_images(ImageKey(f"folder:{shapes}", size, channels), tmp_path)
+    reference = load_reference(data, tmp_path)
+    assert reference.baselines.n == len(data.splits["test"].labels)
+    assert reference.real.shares.shape == (2,)
+    G, _ = build_models(make_config(dataset=data.name, image_size=size, channels=channels))
+    found = evaluate(G, reference)
+    assert found.class_shares.shape == (2,)
+    assert 1 <= found.scores["quality/is"] <= 2
+    assert all(np.isfinite(list(found.scores.values())))
+    assert found.scores["quality/fd"] > reference.baselines.real_baseline["quality/fd"]
+    assert {path.name.rpartition("-")[0] for path in tmp_path.glob("*.safetensors")} == {
+        "classifier-my shapes", "reference-my shapes",
+    }  # fmt: skip

@@ -51,6 +51,7 @@ def main() -> int:
         folder.check(config.batch_size)
     where = _check_record(args, config)  # all that can be wrong is found before anything is written
     data = load_images(config.image_key, args.data_dir)
+    data.check_batch(config.batch_size)
     reference = load_reference(data, quality_cache(args.data_dir))
     begin = _begin_in_folder if args.output is not None else _begin_in_store
     with ExitStack() as lock:

@@ -64,6 +64,12 @@ class ImageSet:
         """The digest of a folder's images, which can change; empty for other sets, which are always the same."""
         return self.digest if self.name.startswith(FOLDER) else ""
 
+    def check_batch(self, batch_size: int) -> None:
+        """Raise UserError if a batch is larger than the set."""
+        if batch_size > (count := len(self.images)):
+            said = f"batch_size should be at most {count}, the training images of {self.name}, got {batch_size}"
+            raise UserError(said)
+
     def without_pixels(self) -> "ImageSet":
         """What a worker must know of the set beside its pixels, in a few bytes."""
         # A slice of no images would bring along the memory of all of them.
@@ -256,7 +262,7 @@ class ImageFolder:
         return list_images(Path(self.name.removeprefix(FOLDER)))
 
     def check(self, batch_size: int) -> None:
-        """Raise UserError if it cannot be trained on, or has fewer images than a batch. Reads none of them."""
+        """Raise UserError if it cannot be trained on, or even all its images are no batch. Reads none of them."""
         if batch_size > (count := len(self.listing().files)):
             raise UserError(f"batch_size should be at most {count}, the images of {self.name}, got {batch_size}")
 

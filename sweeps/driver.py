@@ -50,6 +50,8 @@ def prepare(plan: Plan) -> Prepared:
     To be called with the plan's lock held. Raises UserError, also if the sweep is conducted elsewhere.
     """
     images = {key: load_images(key, plan.data_dir) for key in plan.image_keys}
+    for run in plan.runs:
+        images[run.config.image_key].check_batch(run.config.batch_size)
     references = {key: load_reference(data, quality_cache(plan.data_dir)) for key, data in images.items()}
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
     try:

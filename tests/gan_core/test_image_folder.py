@@ -320,6 +320,14 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_read(folder):
         ImageFolder(f"folder:{folder}").check(121)
 
 
+def test_a_batch_of_more_than_the_training_images_is_refused(folder, tmp_path):
+    data = load_images(f"folder:{folder}", tmp_path)
+    count = len(data.images)
+    data.check_batch(count)
+    with pytest.raises(UserError, match=f"at most {count}, the training images of folder:{folder}, got {count + 1}"):
+        data.check_batch(count + 1)
+
+
 def test_a_long_reading_is_told(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(waiting, "TELL_EVERY", 0.0)
     images_of(folder, tmp_path)

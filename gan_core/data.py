@@ -27,8 +27,6 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
-
-
 FOLDER = "folder:"  # before the path of a folder of images, which is then an image set
 FOLDER_SIZES, FOLDER_CHANNELS = (28, 32), (1, 3)  # that its images can be brought to
 LONGEST_PATH = 400  # characters: the store takes a name of 500

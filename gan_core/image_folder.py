@@ -64,11 +64,12 @@ def list_images(folder: Path) -> Listing:
                 if entry.suffix.lower() in SUFFIXES | OTHER_SUFFIXES:
                     raise UserError(f"{entry} lies beside the class folders: put it into one of them")
                 continue
-            for path in sorted(_image_files(entry)):
-                about = path.stat()
+            for file in sorted(_image_files(str(entry)), key=lambda file: file.path):
+                about = file.stat()
                 if not stat.S_ISREG(about.st_mode):
-                    raise UserError(f"{path} is called an image and is no file: remove it")
-                found.append((entry.name, str(path.relative_to(folder)), about.st_size, about.st_mtime_ns))
+                    raise UserError(f"{file.path} is called an image and is no file: remove it")
+                below = file.path.removeprefix(str(entry))
+                found.append((entry.name, entry.name + below, about.st_size, about.st_mtime_ns))
     except OSError as error:
         raise UserError(
             f"cannot read the image folder {folder}: {error}. It should have a folder of PNG or JPEG files for "
@@ -80,27 +81,27 @@ def list_images(folder: Path) -> Listing:
             f"the image folder {folder} should have two class folders or more with PNG or JPEG files in them, "
             f"because images are scored by a classifier; it has {len(classes)}"
         )
-    labels = [classes.index(name) for name, *_ in found]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers[name] for name, *_ in found]
     key = hashlib.sha256(json.dumps([READING, found]).encode()).hexdigest()
     return Listing(folder, classes, [path for _, path, *_ in found], labels, key)
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
-    """The paths of the images below a class folder. Raises OSError, and UserError for what would be passed over."""
-    for parent, folders, files in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(parent, name) for name in folders):
-            if path.is_symlink():
-                raise UserError(f"{path} is a link to a folder: only a class folder itself can be one")
-        for path in (Path(parent, name) for name in files if not name.startswith(".")):
-            if path.suffix.lower() in OTHER_SUFFIXES:
-                raise UserError(f"{path} is neither PNG nor JPEG: convert or remove it, and all others like it")
-            if path.suffix.lower() in SUFFIXES:
-                yield path
-
-
-def _raise(error: OSError) -> None:
-    raise error
+def _image_files(folder: str) -> Iterator["os.DirEntry[str]"]:
+    """The images below a class folder. Raises OSError, and UserError for what would be passed over."""
+    with os.scandir(folder) as entries:  # half of the time that pathlib takes
+        for entry in entries:
+            suffix = "".join(entry.name.lower().rpartition(".")[1:])
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if entry.is_symlink():
+                    raise UserError(f"{entry.path} is a link to a folder: only a class folder itself can be one")
+                yield from _image_files(entry.path)
+            elif suffix in OTHER_SUFFIXES:
+                raise UserError(f"{entry.path} is neither PNG nor JPEG: convert or remove it, and all others like it")
+            elif suffix in SUFFIXES:
+                yield entry
 
 
 def read_images(listing: Listing, image_size: int, channels: int, cache: Path) -> FolderImages:

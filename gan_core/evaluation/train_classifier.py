@@ -53,7 +53,7 @@ class Recipe:
 
 
 RECIPE = Recipe()
-# The features' density is estimated by the 5th nearest neighbour: of fewer images that is no neighbour.
+# The balls of precision and recall reach to an image's 5th nearest neighbour: of fewer they would hold nearly all.
 LEAST_TEST_IMAGES = 10
 
 

@@ -209,7 +209,7 @@ def main() -> None:
     print(f"{cpu()}, one thread, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as fresh:
-        reference = load_reference(options.dataset, options.cache_dir or Path(fresh))
+        reference = load_reference(load_images(options.dataset), options.cache_dir or Path(fresh))
         print(f"{options.dataset}, n = {reference.baselines.n}")
         {
             "classifier": classifier,

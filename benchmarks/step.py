@@ -33,11 +33,12 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from gan_core import kernels
 from gan_core.config import RunConfig, make_config
-from gan_core.data import default_data_dir, load_images
+from gan_core.data import load_images
 from gan_core.fast_mlp import FastStep
 from gan_core.machine import products
 from gan_core.networks import build_models, to_unit_range
 from gan_core.optimizers import OPTIMIZERS
+from gan_core.storage import default_data_dir
 from gan_core.training import NOISE_BLOCK, PlainStep, image_order, mixing, noise
 
 PIXELS = 28 * 28

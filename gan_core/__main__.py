@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from gan_core import cli
 from gan_core.checkpoint import CheckpointFolder
 from gan_core.config import STRICT, RunConfig, RunOptions, fields_of, make_config, make_record
-from gan_core.data import ImageSet, load_images
+from gan_core.data import ImageFolder, ImageSet, image_set, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import load_reference, quality_cache
 from gan_core.live import LiveView
@@ -47,9 +47,12 @@ def main() -> int:
     name = cli.check_name("--name", args.name or f"{config.optimizer}_z{config.z_dim}_s{config.seed}")
     require_device(config.device)
     torch.set_num_threads(options.threads)
+    if isinstance(folder := image_set(config.image_key), ImageFolder):
+        folder.check(config.batch_size)
     where = _check_record(args, config)  # all that can be wrong is found before anything is written
-    data = load_images(config.dataset, args.data_dir)
-    reference = load_reference(config.dataset, quality_cache(args.data_dir), args.data_dir)
+    data = load_images(config.image_key, args.data_dir)
+    data.check_batch(config.batch_size)
+    reference = load_reference(data, quality_cache(args.data_dir))
     begin = _begin_in_folder if args.output is not None else _begin_in_store
     with ExitStack() as lock:
         checkpoints, tracker = begin(args, name, config, data, lock)
@@ -90,9 +93,9 @@ def _check_record(args: Namespace, config: RunConfig) -> str:
 
 
 def _begin_in_folder(
-    args: Namespace, name: str, config: RunConfig, _data: ImageSet, lock: ExitStack
+    args: Namespace, name: str, config: RunConfig, data: ImageSet, lock: ExitStack
 ) -> tuple[CheckpointFolder, Tracker]:
-    checkpoints = CheckpointFolder(args.output / CHECKPOINTS, config)
+    checkpoints = CheckpointFolder(args.output / CHECKPOINTS, config, data.folder_digest)
     try:
         lock.enter_context(checkpoints.locked())
     except OSError as error:
@@ -121,7 +124,7 @@ def _begin_in_store(
         found = None if args.again else store.find_cut_off(client, experiment_id, name, config)
         known = lock_in(root, found.data.tags.get(LOCK)) if found else None
         lock_file = known or f"{uuid4().hex}/lock"
-        checkpoints = CheckpointFolder((root / lock_file).parent, config)
+        checkpoints = CheckpointFolder((root / lock_file).parent, config, data.folder_digest)
         # Before the run is in the store: there is no moment in which it lives and has no lock.
         lock.enter_context(checkpoints.locked())
         tag = lock_tag(root, lock_file)

@@ -68,6 +68,7 @@ class CheckpointFolder:
 
     folder: StoragePath  # made when something is written
     config: RunConfig  # a checkpoint of another is refused
+    images: str = ""  # digest of a folder's images: so is one that was trained on others
 
     @contextmanager
     def locked(self, patience: float = LOCK_PATIENCE) -> Iterator[None]:
@@ -81,7 +82,7 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write it whole or not at all, then remove all but the last KEPT. Raises OSError."""
         file = self.folder / f"epoch_{checkpoint.state.epoch:07d}{SUFFIX}"
-        write_whole(file, encode(checkpoint, self.config))
+        write_whole(file, encode(checkpoint, self.config, self.images))
         self.prune(KEPT)
 
     def prune(self, kept: int) -> None:
@@ -97,7 +98,7 @@ class CheckpointFolder:
         """
         for path in _newest_first(self.folder):
             try:
-                checkpoint = decode(path.read_bytes(), self.config, str(path))
+                checkpoint = decode(path.read_bytes(), self.config, str(path), self.images)
             except (DamagedError, OSError) as error:
                 say(f"the checkpoint {path.name} cannot be used ({error}): going back to the one before it")
             else:
@@ -119,8 +120,8 @@ def _newest_first(folder: StoragePath) -> list[StoragePath]:
     return sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.name, reverse=True)
 
 
-def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
-    """The checkpoint of a run of `config` as the content of a file."""
+def encode(checkpoint: Checkpoint, config: RunConfig, images: str = "") -> bytes:
+    """The checkpoint of a run of `config` on these images as the content of a file."""
     state, ends = checkpoint.state, checkpoint.epoch_ends
     samples = [entry.event.images for entry in checkpoint.events if isinstance(entry.event, Samples)]
     tensors = {
@@ -140,16 +141,17 @@ def encode(checkpoint: Checkpoint, config: RunConfig) -> bytes:
         "config": json.dumps(dataclasses.asdict(config)),
         "epoch": str(state.epoch),
         "images": str(ends[0].images if ends else 0),
+        "images_digest": images,
         "events": json.dumps([_described(entry) for entry in checkpoint.events]),
     }
     body = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about)
     return _digest(body) + b"\n" + body
 
 
-def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
+def decode(content: bytes, config: RunConfig, name: str, images: str = "") -> Checkpoint:
     """The checkpoint that `encode` wrote for a run of `config`; `name` is the file's, for messages.
 
-    Raises DamagedError if it is not whole, UserError if it is of another config or another version.
+    Raises DamagedError if it is not whole, UserError if it is of another config, other images or another version.
     """
     head, _, body = content.partition(b"\n")
     if head != _digest(body):
@@ -171,6 +173,11 @@ def decode(content: bytes, config: RunConfig, name: str) -> Checkpoint:
             )
         if about["config_hash"] != config.config_hash:
             raise UserError(f"the checkpoint {name} is of another config ({about['config']}): remove it or start anew")
+        if about.get("images_digest", "") != images:
+            raise UserError(
+                f"the checkpoint {name} was trained on other images than are in {config.dataset} now: put those back, "
+                "or start anew with --again"
+            )
         state = TrainState(int(about["epoch"]), _part("weights.", tensors), _part("optimizers.", tensors))
         checkpoint = Checkpoint(state, list(_events(json.loads(about["events"]), int(about["images"]), tensors)))
     except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:

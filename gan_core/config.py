@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from gan_core.architectures import NETWORKS
-from gan_core.data import DATASETS
+from gan_core.data import FOLDER, FOLDER_CHANNELS, FOLDER_SIZES, ImageKey, dataset_name, image_set, short_name
 from gan_core.errors import UserError
 from gan_core.losses import OBJECTIVES
 from gan_core.optimizers import OPTIMIZERS, SETTABLE
@@ -50,11 +51,11 @@ def _default_penalty(valid: dict[str, Any]) -> float:
 
 
 def _default_image_size(valid: dict[str, Any]) -> int:
-    return DATASETS[valid["dataset"]].image_size if "dataset" in valid else 28
+    return image_set(valid["dataset"]).image_size if "dataset" in valid else 28
 
 
 def _default_channels(valid: dict[str, Any]) -> int:
-    return DATASETS[valid["dataset"]].channels if "dataset" in valid else 1
+    return image_set(valid["dataset"]).channels if "dataset" in valid else 1
 
 
 def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
@@ -74,7 +75,9 @@ class RunConfig:
     Types are strict: 20.0 or "20" is no z_dim. An int is accepted where a float is meant.
     """
 
-    dataset: Annotated[str, _one_of(DATASETS)] = _setting("mnist", "", "image set")
+    dataset: Annotated[str, AfterValidator(dataset_name)] = _setting(
+        "mnist", "", "image set, or folder:PATH for images of one's own, which lie in a folder for each class"
+    )
     image_size: int = _setting(_default_image_size, "px", "width and height of an image in pixels: 28 or 32")
     channels: int = _setting(_default_channels, "c", "1: gray images, 3: in colour")
     optimizer: Annotated[str, _one_of(OPTIMIZERS)] = _setting("sgd", "", "optimizer of D and of G")
@@ -128,14 +131,16 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _has_such_images(self) -> Self:
-        for name in ("image_size", "channels"):
-            if (value := getattr(self, name)) != (its := getattr(DATASETS[self.dataset], name)):
-                raise ValueError(f"{name} of {self.dataset} is {its}, got {value}")
+        for name, of_folder in (("image_size", FOLDER_SIZES), ("channels", FOLDER_CHANNELS)):
+            own = of_folder if self.dataset.startswith(FOLDER) else (getattr(image_set(self.dataset), name),)
+            if (value := getattr(self, name)) not in own:
+                raise ValueError(f"{name} of {self.dataset} is {' or '.join(map(str, own))}, got {value}")
         return self
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
-        if self.batch_size > (size := DATASETS[self.dataset].size):
+        size = image_set(self.dataset).size
+        if size and self.batch_size > size:
             raise ValueError(f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}")
         return self
 
@@ -154,6 +159,11 @@ class RunConfig:
                 f"got gradient_penalty {self.gradient_penalty}"
             )
         return self
+
+    @property
+    def image_key(self) -> ImageKey:
+        """What tells its images from those of other runs."""
+        return ImageKey(self.dataset, self.image_size, self.channels)
 
     @property
     def pixels(self) -> int:
@@ -192,6 +202,18 @@ def fields_of(record: type) -> dict[str, FieldInfo]:
 
 
 FIELDS = fields_of(RunConfig)
+
+
+def as_in_configs(name: str, value: Any) -> Any:
+    """A value of a field as configs have it: the path of a folder of images is absolute."""
+    with suppress(ValueError):  # RunConfig will say it
+        return dataset_name(value) if name == "dataset" and isinstance(value, str) else value
+    return value
+
+
+def as_in_names(name: str, value: Any) -> Any:
+    """A value of a field as the names of runs have it: of a folder of images its own name alone."""
+    return short_name(value) if name == "dataset" else value
 
 
 def extra(name: str) -> dict[str, Any]:

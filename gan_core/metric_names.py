@@ -26,7 +26,7 @@ CONFIDENCE = "quality/confidence"
 SCORE_RANGES = {  # the least and the greatest value of each score, in the order in which scores are shown
     FD: (0, math.inf),
     KD: (-math.inf, math.inf),
-    INCEPTION_SCORE: (1, 10),
+    INCEPTION_SCORE: (1, math.inf),  # the number of classes at most
     PRECISION: (0, 1),
     RECALL: (0, 1),
     DENSITY: (0, math.inf),

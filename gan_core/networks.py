@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gan_core.architectures import NETWORKS, fields_of
 from gan_core.config import RunConfig
-from gan_core.data import DATASETS
+from gan_core.data import image_set
 from gan_core.errors import UserError
 from gan_core.optimizers import OPTIMIZERS
 from gan_core.rng import run_stream
@@ -24,6 +24,7 @@ OLD_FIELDS = {"image_size": "28", "channels": "1"}  # of a file that does not sa
 # How many images cost as much as an optimizer's update of one tensor as large as a parameter: Adam's two make
 # a step of 64 images a quarter longer than SGD's (benchmarks/step.py).
 OPTIMIZER_WORK = 8.0
+FOLDER_SIZE = 10_000  # images in a folder that has not been read, as a guess
 
 
 class Generator(nn.Module):
@@ -69,7 +70,8 @@ def training_cost(config: RunConfig) -> float:
     network = NETWORKS[config.network]
     parameters = sum(_parameters(layers, **_given(config, layers)) for layers in (network.G, network.D))
     update = OPTIMIZER_WORK * OPTIMIZERS[config.optimizer].tensors
-    return config.epochs * DATASETS[config.dataset].size * parameters * (1 + update / config.batch_size)
+    images = image_set(config.dataset).size or FOLDER_SIZE
+    return config.epochs * images * parameters * (1 + update / config.batch_size)
 
 
 @cache

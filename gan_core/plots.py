@@ -69,10 +69,11 @@ def envelope(
 
 
 def sample_sheet(images: Tensor) -> Image.Image:
-    """Images (uint8, N×1×28×28, N a multiple of 8) as one grey sheet, eight in a row, in order."""
+    """Images (uint8, N×C×H×W, N a multiple of 8) as one sheet, eight in a row, in order; gray if C is 1, else RGB."""
     # torchvision's make_grid would do, and would bring 90 MB into every worker.
-    framed = pad(images[:, 0], (FRAME, 0, FRAME, 0), value=FRAME_SHADE)  # N×30×30: each with its left and top
-    N, height, width = framed.shape
-    sheet = framed.view(N // 8, 8, height, width).transpose(1, 2).reshape(N // 8 * height, 8 * width)
-    sheet = pad(sheet, (0, FRAME, 0, FRAME), value=FRAME_SHADE)
+    framed = pad(images, (FRAME, 0, FRAME, 0), value=FRAME_SHADE)  # N×C×30×30: each with its left and top
+    N, channels, height, width = framed.shape
+    sheet = framed.view(N // 8, 8, channels, height, width).permute(0, 3, 1, 4, 2)  # N/8×30×8×30×C
+    sheet = sheet.reshape(N // 8 * height, 8 * width, channels)
+    sheet = pad(sheet, (0, 0, 0, FRAME, 0, FRAME), value=FRAME_SHADE).squeeze(2)
     return Image.fromarray(sheet.numpy().repeat(SHEET_SCALE, axis=0).repeat(SHEET_SCALE, axis=1))

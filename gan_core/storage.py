@@ -63,6 +63,11 @@ def project_root() -> Path:
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
+def default_data_dir() -> Path:
+    """GAN_DATA_DIR if set, else `data` in the project's folder."""
+    return Path(os.environ.get("GAN_DATA_DIR") or project_root() / "data")
+
+
 def expanded(path: Path) -> Path:
     """The absolute path, with `~` replaced by the home folder. Raises UserError if there is no such folder."""
     try:

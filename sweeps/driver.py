@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gan_core.checkpoint import CheckpointFolder
 from gan_core.cli import OK, RUN_FAILED
-from gan_core.data import ImageSet, load_images
+from gan_core.data import ImageKey, ImageSet, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference, load_reference, quality_cache
 from gan_core.live import LiveView
@@ -27,7 +27,7 @@ from sweeps.racing import Racing
 from sweeps.ray_session import uninterrupted
 from sweeps.register import register_best, serve_command
 from sweeps.report import publish_report
-from sweeps.resume import ELSEWHERE, SweepState, describe_state, sweep_state
+from sweeps.resume import ELSEWHERE, SweepState, describe_state, require_same_images, sweep_state
 from sweeps.runs import add_child, begin_sweep, colours, drop, settle, take_up
 from sweeps.trials import AsAsked, Listener, stop_file, stopping, train_all
 from sweeps.worker import Common, Trial
@@ -36,8 +36,8 @@ from sweeps.worker import Common, Trial
 class Prepared(NamedTuple):
     """What a sweep needs beside its workers."""
 
-    images: dict[str, ImageSet]  # by data set
-    references: dict[str, Reference]  # what its scores compare with, by data set
+    images: dict[ImageKey, ImageSet]
+    references: dict[ImageKey, Reference]  # what scores of such images compare with
     client: MlflowClient
     experiment_id: str
     state: SweepState
@@ -49,8 +49,10 @@ def prepare(plan: Plan) -> Prepared:
 
     To be called with the plan's lock held. Raises UserError, also if the sweep is conducted elsewhere.
     """
-    images = {name: load_images(name, plan.data_dir) for name in plan.datasets}
-    references = {name: load_reference(name, quality_cache(plan.data_dir), plan.data_dir) for name in plan.datasets}
+    images = {key: load_images(key, plan.data_dir) for key in plan.image_keys}
+    for run in plan.runs:
+        images[run.config.image_key].check_batch(run.config.batch_size)
+    references = {key: load_reference(data, quality_cache(plan.data_dir)) for key, data in images.items()}
     experiment_id = prepare_store(plan.tracking_uri, plan.experiment)
     try:
         # Not before: a client makes a store that is not there by itself, and not safely.
@@ -60,6 +62,7 @@ def prepare(plan: Plan) -> Prepared:
     except MlflowException as error:
         said = brief(error, plan.tracking_uri)
         raise UserError(f"cannot use the store {redact(plan.tracking_uri)}: {said}") from error
+    require_same_images(state, images.values())
     if state.parent and state.unfinished():
         raise UserError(
             f"the sweep {state.parent.info.run_name!r}: {ELSEWHERE}; choose another --name, or start anew with --again"

@@ -11,7 +11,17 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 
-from gan_core.config import FIELDS, STRICT, RunConfig, extra, make_config, make_record, parse_value
+from gan_core.config import (
+    FIELDS,
+    STRICT,
+    RunConfig,
+    as_in_configs,
+    as_in_names,
+    extra,
+    make_config,
+    make_record,
+    parse_value,
+)
 from gan_core.errors import UserError
 from sweeps.search import BATCH, MOST_TRIES, Choose, Found, Range, Values, sobol, tpe
 
@@ -176,6 +186,12 @@ def checked(grid: Grid) -> tuple[Grid, list[str]]:
     field that is given in two places or depends on one that does not vary.
     """
     notes: list[str] = []
+    grid = replace(
+        grid,
+        axes=_as_in_configs(grid.axes),
+        axes_when=[AxesWhen(_as_in_configs(when), _as_in_configs(axes)) for when, axes in grid.axes_when],
+        fixed=_as_in_configs(grid.fixed),
+    )
     for name in chain(grid.axes, *(condition.axes for condition in grid.axes_when), grid.fixed):
         _check_field(name)
     for name in chain(grid.axes, *(condition.axes for condition in grid.axes_when)):
@@ -198,6 +214,13 @@ def checked(grid: Grid) -> tuple[Grid, list[str]]:
         if seeds and not grid.race:
             raise UserError(f"--search {grid.draw.search} goes with a race, not with seeds: leave the seeds out")
     return replace(grid, axes=axes, axes_when=axes_when, seeds=seeds), notes
+
+
+def _as_in_configs(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(as_in_configs(name, value) for value in its) if isinstance(its, tuple) else as_in_configs(name, its)
+        for name, its in values.items()
+    }
 
 
 def _check_field(name: str) -> None:
@@ -338,7 +361,7 @@ def _name(values: Mapping[str, Any]) -> str:
 
 def _label(name: str, value: Any) -> str:
     """A value as a part of a name: z_dim 100 → z100. Nothing but what a file can be called."""
-    return re.sub(r"[^\w.+-]+", "-", f"{extra(name)['short']}{text_of(value)}", flags=re.ASCII)
+    return re.sub(r"[^\w.+-]+", "-", f"{extra(name)['short']}{text_of(as_in_names(name, value))}", flags=re.ASCII)
 
 
 def texts(values: Values | Range) -> str:

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from gan_core.cli import check_name, given
 from gan_core.config import FIELDS, FIRST_FIELDS, OFF, STRICT, RunOptions, make_record
-from gan_core.data import DATASETS
+from gan_core.data import ImageFolder, ImageKey, image_set
 from gan_core.errors import UserError
 from gan_core.locks import hold, lock_tag
 from gan_core.storage import StoragePath, checkpoint_folder
@@ -61,9 +61,9 @@ class Plan:
     model: str | None = None  # registered model that the best generator becomes a version of
 
     @property
-    def datasets(self) -> list[str]:
+    def image_keys(self) -> list[ImageKey]:
         """The image sets of its runs, each once."""
-        return list(dict.fromkeys(run.config.dataset for run in self.runs))
+        return list(dict.fromkeys(run.config.image_key for run in self.runs))
 
     @property
     def device(self) -> str:
@@ -118,6 +118,9 @@ def make_plan(grid: Grid, notes: list[str], args: Namespace) -> Plan:
         grid = dataclasses.replace(grid, seeds=(0,)) if why_none else raced(grid, make_record(RaceOptions, {}))
         notes = [*notes, f"one seed of each, and no race: {why_none}"] if why_none else notes
     runs = grid.runs()
+    for key in dict.fromkeys(run.config.image_key for run in runs):
+        if isinstance(folder := image_set(key), ImageFolder):
+            folder.check(max(run.config.batch_size for run in runs if run.config.image_key == key))
     options = make_record(RunOptions, given(args, RunOptions), prefix="--")
     of_workers = make_record(WorkerOptions, given(args, WorkerOptions), prefix="--")
     workers = of_workers.workers
@@ -182,7 +185,7 @@ def describe_plan(plan: Plan) -> str:
         rules=rules,
         bounds=bounds(settings, rules) if rules else (),
         common={name: value for name, value in plan.common().items() if name != "dataset" and str(value) not in OFF},
-        images={name: DATASETS[name].where(plan.data_dir) for name in plan.datasets},
+        images={key: image_set(key).where(plan.data_dir) for key in plan.image_keys},
         store=redact(plan.tracking_uri),
     )
 
@@ -216,8 +219,9 @@ def _why_no_race(grid: Grid) -> str:
         return "there is one setting only"
     if LENGTH in grid.fields():
         return f"{LENGTH} is an axis, and settings are compared after the same epochs"
-    if len({run.config.dataset for run in first}) > 1:
-        return "dataset is an axis, and distances to different images cannot be compared"
+    if len({run.config.image_key for run in first}) > 1:
+        varied = next(name for name in ImageKey._fields if name in grid.fields())
+        return f"{varied} is an axis, and distances to different images cannot be compared"
     return ""
 
 

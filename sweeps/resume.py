@@ -1,5 +1,6 @@
 """What the store already has of a sweep, and so what is left to do, run by run."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -11,6 +12,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from gan_core import metric_names as names
+from gan_core.data import ImageSet
 from gan_core.errors import UserError
 from gan_core.locks import liveness
 from gan_core.networks import training_cost
@@ -112,15 +114,32 @@ def sweep_state(client: MlflowClient, experiment_id: str, plan: Plan) -> SweepSt
     return SweepState(parent, steps, there)
 
 
+def require_same_images(state: SweepState, images: Collection[ImageSet]) -> None:
+    """Raise UserError if a run of the sweep was trained on other images of a folder than are in it now."""
+    now = {(data.name, tuple(data.images.shape[1:])): data.digest for data in images if data.folder_digest}
+    for run in (run for runs in state.there.values() for run in runs):
+        for dataset in (entry.dataset for entry in (run.inputs.dataset_inputs if run.inputs else ())):
+            its = dataset.name, tuple(json.loads(dataset.profile or "{}").get("shape", ()))
+            if now.get(its, dataset.digest) != dataset.digest:
+                raise UserError(
+                    f"the images in {dataset.name} have changed since {run.info.run_name} of this sweep was trained on "
+                    "them: put the earlier ones back, choose another --name, or start anew with --again"
+                )
+
+
 def find_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Run | None:
     """The newest sweep of the plan's name; where it has none, the newest unnamed one of the same settings."""
     condition = f"tags.`{names.SWEEP_KIND}` = '{KIND}'"
     if not plan.named:
-        condition += f" AND tags.`{names.SWEEP_UNNAMED}` = 'true' AND tags.`{names.SWEEP_KEY}` = '{plan.key}'"
+        condition += f" AND tags.`{names.SWEEP_UNNAMED}` = 'true'"
+        if not set("'\\") & set(plan.key):  # a folder's name can have what cannot stand in a query
+            condition += f" AND tags.`{names.SWEEP_KEY}` = '{plan.key}'"
     elif QUOTABLE.fullmatch(plan.name):
         condition += f" AND attributes.run_name = '{plan.name}'"
     for parent in newest(client, experiment_id, condition):
         if plan.named and parent.info.run_name != plan.name:
+            continue
+        if not plan.named and parent.data.tags.get(names.SWEEP_KEY) != plan.key:
             continue
         if parent.data.tags.get(names.SWEEP_FORMAT) != names.FORMAT_VERSION:
             raise UserError(

@@ -22,7 +22,7 @@ from gan_core.cli import (
     run_command,
 )
 from gan_core.config import RunConfig, make_record, parse_value
-from gan_core.data import DATASETS
+from gan_core.data import ImageKey, image_set, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
 from gan_core.live import plain_console
@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_sweep(plan: Plan, console: Console) -> int:
     """Train every run of the plan and show what came of it; the exit code."""
-    for dataset in plan.datasets:
-        DATASETS[dataset].fetch(plan.data_dir)
-        if dataset not in PACKAGED:
-            _train_classifier(dataset, plan.data_dir)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
+    for key in plan.image_keys:
+        image_set(key).fetch(plan.data_dir)
+        if key.dataset not in PACKAGED:
+            _train_classifier(plan, key)  # minutes, perhaps, which Ctrl-C ends, but not in a thread
     set_ray_environment(plan.address)
     with locked(plan), ThreadPoolExecutor(1) as beside, ExitStack() as workers:
         # Importing makes a million objects, none of them garbage: to search them takes a quarter of the time.
@@ -100,10 +100,13 @@ def run_sweep(plan: Plan, console: Console) -> int:
             return conduct(plan, ready, workers, console, needs)
 
 
-def _train_classifier(dataset: str, data_dir: Path | None) -> None:
+def _train_classifier(plan: Plan, key: ImageKey) -> None:
     from gan_core.evaluation.baselines import load_reference, quality_cache
+    from sweeps.resume import look_up, require_same_images
 
-    load_reference(dataset, quality_cache(data_dir), data_dir)
+    data = load_images(key, plan.data_dir)
+    require_same_images(look_up(plan), [data])
+    load_reference(data, quality_cache(plan.data_dir))
 
 
 def _prepare(plan: Plan) -> "Prepared":

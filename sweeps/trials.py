@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
+from gan_core.data import ImageKey
 from gan_core.errors import UserError
 from gan_core.events import Progress
 from gan_core.live import LiveView
@@ -54,7 +55,7 @@ def stop_file(plan: Plan) -> StoragePath:
 def train_all(
     plan: Plan,
     trials: "AsAsked",
-    pixels: Mapping[str, NDArray[np.uint8]],
+    pixels: Mapping[ImageKey, NDArray[np.uint8]],
     common: Common,
     listener: "Listener",
 ) -> None:

@@ -17,7 +17,7 @@ from ray.util import get_node_ip_address
 
 from gan_core.checkpoint import LOCK_PATIENCE, CheckpointFolder
 from gan_core.config import RunConfig, RunOptions
-from gan_core.data import ImageSet
+from gan_core.data import ImageKey, ImageSet
 from gan_core.errors import UserError
 from gan_core.evaluation.baselines import Reference
 from gan_core.events import Progress
@@ -47,8 +47,8 @@ class Trial(NamedTuple):
 class Common:
     """What all runs of a sweep share beside the pixels. What may hold a password is here: Tune does not write it."""
 
-    images: Mapping[str, ImageSet]  # by data set, without their pixels
-    references: Mapping[str, Reference]  # by data set
+    images: Mapping[ImageKey, ImageSet]  # without their pixels
+    references: Mapping[ImageKey, Reference]
     options: RunOptions
     checkpoint_dir: str  # folder or URI; has a folder for each run
     stop_file: str  # where a file appears when the sweep is interrupted
@@ -57,10 +57,10 @@ class Common:
     rungs: tuple[int, ...] = ()  # of a race: epochs after which every run is evaluated
 
 
-def run_trial(trial: dict[str, Any], pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> None:
+def run_trial(trial: dict[str, Any], pixels: Mapping[ImageKey, NDArray[np.uint8]], common: Common) -> None:
     """Train the run of a Trial's fields, and report its progress and its end to Ray Tune.
 
-    `pixels`: by data set its images, uint8, N×C×H×W, in Ray's object store, which every worker of a
+    `pixels`: by image set its images, uint8, N×C×H×W, in Ray's object store, which every worker of a
     machine reads in place. Raises UnfitError on a node that cannot train: Tune then gives the run to another worker.
     """
     if common.needs:
@@ -93,16 +93,16 @@ def _require(needs: Needs) -> None:
     _fit.add(needs.token)
 
 
-def _train(trial: Trial, pixels: Mapping[str, NDArray[np.uint8]], common: Common) -> Outcome:
+def _train(trial: Trial, pixels: Mapping[ImageKey, NDArray[np.uint8]], common: Common) -> Outcome:
     torch.set_num_threads(1)  # as many runs as cores: a second thread would take another run's
     config = RunConfig(**trial.config)
     with warnings.catch_warnings():
         # The shared memory cannot be written to, and is not: batches are copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        images = torch.from_numpy(pixels[config.dataset])
-    data = dataclasses.replace(common.images[config.dataset], images=images)
-    checkpoints = CheckpointFolder(storage_path(common.checkpoint_dir) / trial.run_id, config)
-    reference = common.references[config.dataset]
+        images = torch.from_numpy(pixels[config.image_key])
+    data = dataclasses.replace(common.images[config.image_key], images=images)
+    checkpoints = CheckpointFolder(storage_path(common.checkpoint_dir) / trial.run_id, config, data.folder_digest)
+    reference = common.references[config.image_key]
     job = Job(trial.name, config, data, reference, common.options, checkpoints, trial.until, common.rungs)
     patience = NODE_PATIENCE if common.needs else LOCK_PATIENCE
     # The lock is let go first: of a sweep that is interrupted nobody hears the reports.

@@ -7,8 +7,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gan_core.data import ImageSet, load_images
 from gan_core.evaluation.baselines import Reference, load_reference
@@ -54,7 +56,27 @@ def digits() -> ImageSet:
 @pytest.fixture(scope="session")
 def digits_reference(tmp_path_factory) -> Reference:
     torch.set_num_threads(1)  # set up before any test: more threads would add up in another order
-    return load_reference("digits", tmp_path_factory.mktemp("quality"))
+    return load_reference(load_images("digits"), tmp_path_factory.mktemp("quality"))
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """A folder of images: 100 bright squares and 100 dark discs in colours, 40×30."""
+    chance = np.random.default_rng(0)
+    down, right = np.mgrid[:30, :40]
+    for name, bright in ("bright squares", True), ("dark discs", False):
+        (tmp_path / "my shapes" / name).mkdir(parents=True)
+        for number in range(100):
+            y, x, reach = chance.integers((10, 15, 5), (20, 25, 9))
+            inside = (
+                (abs(down - y) < reach) & (abs(right - x) < reach)
+                if bright
+                else (down - y) ** 2 + (right - x) ** 2 < reach**2
+            )
+            pixels = np.zeros((30, 40, 3), np.uint8)
+            pixels[inside] = chance.integers(150, 255, 3) if bright else chance.integers(20, 120, 3)
+            Image.fromarray(pixels).save(tmp_path / "my shapes" / name / f"{number}.png")
+    return tmp_path / "my shapes"
 
 
 @pytest.fixture(scope="session")

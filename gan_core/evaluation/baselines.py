@@ -12,14 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_core.config import make_config
-from gan_core.data import ImageSet, default_data_dir, load_images
+from gan_core.data import ImageSet, short_name
 from gan_core.evaluation import scores
 from gan_core.evaluation.classifier import Classifier, one_thread
 from gan_core.evaluation.train_classifier import classifier_for
 from gan_core.events import Baselines
 from gan_core.networks import Generator, build_models
 from gan_core.rng import stream
-from gan_core.storage import expanded, made_once, write_whole
+from gan_core.storage import default_data_dir, expanded, made_once, write_whole
 
 # Raised when a score's definition or the cached file's layout changes, so that no older file is used.
 SCORES_VERSION = 4
@@ -43,18 +43,16 @@ def quality_cache(data_dir: Path | None = None) -> Path:
     return (data_dir or default_data_dir()) / "quality"
 
 
-def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) -> Reference:
-    """The reference of a data set, from the cache or computed now: seconds, plus its classifier's training.
+def load_reference(data: ImageSet, cache_dir: Path) -> Reference:
+    """The reference of an image set, from the cache or computed now: seconds, plus its classifier's training.
 
-    The files of the data set are checked each time, as by `load_images`. Of several processes that ask at
-    once, one computes and the others wait. A reference that cannot be cached is computed each time, with a
-    line on stderr. Raises UserError if a classifier cannot be cached or the images cannot be had.
+    Of several processes that ask at once, one computes and the others wait. A reference that cannot be cached is
+    computed each time, with a line on stderr. Raises UserError if a classifier cannot be cached, or not trained.
     """
-    data = load_images(dataset, data_dir)
     classifier = classifier_for(data, cache_dir)
     of = [classifier.record[name] for name in ("weights_sha256", "train_digest", "test_digest")]
     key = hashlib.sha256(json.dumps([*of, SCORES_VERSION, scores.NEIGHBOURS]).encode()).hexdigest()[:16]
-    path = expanded(cache_dir) / f"reference-{dataset}-{key}.safetensors"
+    path = expanded(cache_dir) / f"reference-{short_name(data.name)}-{key}.safetensors"
 
     def make() -> Reference:
         reference = compute_reference(data, classifier)
@@ -64,7 +62,7 @@ def load_reference(dataset: str, cache_dir: Path, data_dir: Path | None = None) 
     try:
         return made_once(lambda: _load(path, classifier), make, path.with_suffix(".lock"))
     except OSError as error:
-        print(f"cannot cache what {dataset} is scored against in {cache_dir}: {error}", file=sys.stderr)
+        print(f"cannot cache what {data.name} is scored against in {cache_dir}: {error}", file=sys.stderr)
         return compute_reference(data, classifier)
 
 
@@ -74,7 +72,8 @@ def compute_reference(data: ImageSet, classifier: Classifier) -> Reference:
     test = data.splits["test"].images
     real = scores.measure_real(classifier, test)
     real_scores = scores.score_images(real_baseline_images(data, len(test)), classifier, real).scores
-    untrained, _ = build_models(make_config(dataset=data.name, seed=0))
+    _, channels, size, _ = test.shape
+    untrained, _ = build_models(make_config(dataset=data.name, image_size=size, channels=channels, seed=0))
     untrained_scores = scores.score_images(scores.evaluation_images(untrained, len(test)), classifier, real).scores
     record = classifier.record
     sha256, right = record["weights_sha256"], record["test_accuracy"]
@@ -82,7 +81,7 @@ def compute_reference(data: ImageSet, classifier: Classifier) -> Reference:
 
 
 def real_baseline_images(data: ImageSet, count: int, draw: int = 0) -> Tensor:
-    """`count` images of the `train` split (uint8, count×1×28×28), none twice; draw 0 makes the real baseline."""
+    """`count` images of the `train` split (uint8, count×C×H×W), none twice; draw 0 makes the real baseline."""
     images = data.splits["train"].images
     # The stream's name says "floor", a former word for the real baseline: another would give another draw.
     return images[torch.randperm(len(images), generator=stream("quality-floor", draw))[:count]]

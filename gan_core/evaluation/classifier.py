@@ -1,4 +1,4 @@
-"""The classifier: a small network for 28×28 images, fixed once trained, on whose features images are compared.
+"""The classifier: a small network for small images, fixed once trained, on whose features images are compared.
 
 The Inception network, which is usual for this, is made for photographs of 299×299. A classifier of the data
 itself sees what matters in a digit, is far faster, and fits into the package. Distances on its features can
@@ -21,38 +21,39 @@ from gan_core.networks import to_unit_range
 from gan_core.storage import write_whole
 
 FEATURES = 64  # width of the layer before the last
-CLASSES = 10
-SIDE = 28  # pixels
 BLOCK = 100  # images in a forward pass, as many as a core's cache holds; the features do not depend on it
 
 
 class Classifier(nn.Module):
-    """Two convolutions and two linear layers: images → features → logits of the ten classes.
+    """Two convolutions and two linear layers: images → features → logits of the classes.
 
     record: how it was made and how good it is, as in the JSON file beside its weights.
     """
 
     def __init__(self, record: dict[str, Any]) -> None:
-        """Random first weights, drawn from PyTorch's global generator."""
+        """Random first weights, drawn from PyTorch's global generator, for what the record says of the images."""
         super().__init__()
         self.record = record
+        # The package's records are from before there were other images.
+        self.classes: int = record.get("classes", 10)
+        channels, side, _ = record.get("shape", (1, 28, 28))
         self.body = nn.Sequential(
             # The pool comes before the ReLU: the values are the same, and it takes half the time.
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.MaxPool2d(2),  # 16×14×14
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.MaxPool2d(2),  # 16×14×14, of 28×28 pixels
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, padding=1),
             nn.MaxPool2d(2),  # 32×7×7
             nn.ReLU(),
             nn.Flatten(),
         )
-        self.penultimate = nn.Linear(32 * (SIDE // 4) ** 2, FEATURES)
-        self.head = nn.Linear(FEATURES, CLASSES)
+        self.penultimate = nn.Linear(32 * (side // 4) ** 2, FEATURES)
+        self.head = nn.Linear(FEATURES, self.classes)
         # More than twice as fast on a CPU as the usual order of dimensions.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images: N×1×28×28 float32 in [-1, 1] → features N×64, 0 or more, and logits N×10."""
+        """images: N×C×H×W float32 in [-1, 1] → features N×64, 0 or more, and logits N×classes."""
         features = self.penultimate(self.body(images)).relu()
         return features, self.head(features)
 
@@ -70,9 +71,9 @@ def one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def extract_features(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """images: uint8, N×1×28×28 → features N×64 and log-probabilities of the classes N×10, float32."""
+    """images: uint8, N×C×H×W → features N×64 and log-probabilities of the classes N×classes, float32."""
     features = torch.empty(len(images), FEATURES)
-    log_probabilities = torch.empty(len(images), CLASSES)
+    log_probabilities = torch.empty(len(images), classifier.classes)
     for start in range(0, len(images), BLOCK):
         block = slice(start, start + BLOCK)
         features[block], logits = classifier(to_unit_range(images[block]))

@@ -28,8 +28,8 @@ ONE_PICTURE = 0.005
 NO_NEARER = 0.85
 # Precision. Noise has 0.1 to 0.4; even a single blurred digit has 0.6, because it lies near some real image.
 UNLIKE_DIGITS = 0.5
-# A class's share of the images; about 0.1 in the data. SGD at 0.03 has 0.01 or more from its second epoch on.
-MISSING_SHARE = 0.005
+# A class's part of an equal share, which is 0.1 in the data. SGD at 0.03 has 0.1 or more from its second epoch on.
+MISSING_PART = 0.05
 # Both are low where G makes few pictures. After two epochs SGD at 0.03 has 0.001 and 0.033.
 LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
 
@@ -42,7 +42,7 @@ LastLosses = tuple[NDArray[np.floating], NDArray[np.floating]]
 def pixel_spread(images: Tensor) -> float:
     """How much images of different z differ: a pixel's standard deviation over the images, mean over pixels.
 
-    images: uint8, N×1×28×28, N 2 or more, as in a run's sample sheet. The result is in units of a pixel's
+    images: uint8, N×C×H×W, N 2 or more, as in a run's sample sheet. The result is in units of a pixel's
     range, 0..1.
     """
     return float(images.double().div(255).std(dim=0).mean())
@@ -124,7 +124,7 @@ def _poor(
     if distance >= NO_NEARER * untrained and precision < UNLIKE_DIGITS:
         reason = f"Fréchet distance {distance:.3g} after epoch {last}, {untrained:.3g} untrained"
         yield Diagnosis("not-learning", f"{reason}; {precision:.0%} of the images lie near a real one", last)
-    missing = [str(label) for label in np.flatnonzero(shares < MISSING_SHARE)]
+    missing = [str(label) for label in np.flatnonzero(shares < MISSING_PART / len(shares))]
     recall, coverage = scores[names.RECALL], scores[names.COVERAGE]
     if missing or (recall < LOW_RECALL and coverage < LOW_COVERAGE):
         evidence = [

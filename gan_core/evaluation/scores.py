@@ -1,6 +1,6 @@
 """Every score of a set of images, against the test images of the data.
 
-Scores of the classes look at the classifier's log-probabilities (N×10), the others at its features (N×64).
+Scores of the classes look at the classifier's log-probabilities (N×classes), the others at its features (N×64).
 """
 
 from collections.abc import Iterator
@@ -47,28 +47,29 @@ class RealSide(NamedTuple):
 
     features: Tensor  # N×64, float32
     radii: Tensor  # N, float32: squared distances to the 5th neighbour
-    shares: Tensor  # 10, float64: by the classifier, not the labels, so that its mistakes cancel
+    shares: Tensor  # classes, float64: by the classifier, not the labels, so that its mistakes cancel
     gaussian: Gaussian
     moments: KernelMoments
 
 
 class Evaluation(NamedTuple):
-    """The scores by name (SCORES or QUICK_SCORES), and the share of each of ten classes, float64, sum 1."""
+    """The scores by name (SCORES or QUICK_SCORES), and the share of each class, float64, sum 1."""
 
     scores: dict[str, float]
     class_shares: NDArray[np.float64]
 
 
 def measure_real(classifier: Classifier, images: Tensor) -> RealSide:
-    """images: the real ones, uint8, N×1×28×28, N more than 5."""
+    """images: the real ones, uint8, N×C×H×W, N more than 5."""
     features, log_probabilities = extract_features(classifier, images)
-    shares = class_shares(log_probabilities)
+    # A class that the classifier sees nowhere counts as half an image: else no divergence from it would be finite.
+    shares = class_shares(log_probabilities).clamp(min=0.5 / len(images))
     return RealSide(features, squared_radii(features), shares, fit_gaussian(features), kernel_moments(features))
 
 
 @torch.inference_mode()
 def score_images(images: Tensor, classifier: Classifier, real: RealSide, quick: bool = False) -> Evaluation:
-    """The scores of images (uint8, M×1×28×28, M more than 5); only QUICK_SCORES if `quick`.
+    """The scores of images (uint8, M×C×H×W, M more than 5); only QUICK_SCORES if `quick`.
 
     Scores can only be compared at the same M, the same N and with the same classifier.
     """
@@ -88,7 +89,7 @@ def score_images(images: Tensor, classifier: Classifier, real: RealSide, quick: 
 
 @torch.inference_mode()
 def evaluation_images(G: Generator, count: int) -> Tensor:
-    """G's images of the evaluation noise, uint8, count×1×28×28.
+    """G's images of the evaluation noise, uint8, count×C×H×W.
 
     The noise is the same for every run with this z_dim. No training uses its random stream.
     """

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from gan_core.data import DATASETS, ImageSet, LabelledImages, digest, load_images
+from gan_core.config import make_config
+from gan_core.data import DATASETS, FOLDER, ImageSet, LabelledImages, digest, load_images, short_name
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
 from gan_core.evaluation.classifier import (
@@ -29,6 +31,7 @@ from gan_core.evaluation.classifier import (
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream, stream_seed
 from gan_core.storage import expanded, made_once
+from gan_core.waiting import told
 
 SEED = 0
 
@@ -37,7 +40,7 @@ SEED = 0
 class Recipe:
     """How a classifier is made: part of its record."""
 
-    network: str = "conv 16, conv 32, linear 64, linear 10"
+    network: str = "conv 16, conv 32, linear 64, linear 10"  # of ten classes
     epochs: int = 12
     least_steps: int = 1500  # a small set is seen in more epochs
     batch_size: int = 128
@@ -50,6 +53,8 @@ class Recipe:
 
 
 RECIPE = Recipe()
+# The balls of precision and recall reach to an image's 5th nearest neighbour: of fewer they would hold nearly all.
+LEAST_TEST_IMAGES = 10
 
 
 def classifier_for(data: ImageSet, cache_dir: Path) -> Classifier:
@@ -69,7 +74,7 @@ def classifier_for(data: ImageSet, cache_dir: Path) -> Classifier:
     # Images and recipe are in the file's name, so that no other classifier is used.
     recipe = hashlib.sha256(json.dumps([dataclasses.asdict(RECIPE), SEED], sort_keys=True).encode()).hexdigest()[:16]
     key = hashlib.sha256(" ".join([*digests, recipe]).encode()).hexdigest()[:16]
-    path = expanded(cache_dir) / f"classifier-{data.name}-{key}.safetensors"
+    path = expanded(cache_dir) / f"classifier-{short_name(data.name)}-{key}.safetensors"
 
     def make() -> Classifier:
         begun = f"training a classifier for {data.name}, once: minutes on one core; kept in {path.parent}"
@@ -93,7 +98,7 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
     """A classifier trained on the `train` split, in whose record the digest of its weights is still empty.
 
     On one thread, so that the same machine gives the same weights, bit for bit. The test images give the
-    accuracy and nothing else: nothing is chosen by it. Raises UserError if there is less than one batch.
+    accuracy and nothing else: nothing is chosen by it. Raises UserError if there are too few images.
     """
     train, test = data.splits["train"], data.splits["test"]
     steps_per_epoch = len(train.images) // RECIPE.batch_size
@@ -101,16 +106,21 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
         raise UserError(
             f"a classifier needs at least {RECIPE.batch_size} training images, {data.name} has {len(train.images)}"
         )
+    if len(test.images) < LEAST_TEST_IMAGES:
+        raise UserError(
+            f"scores need at least {LEAST_TEST_IMAGES} test images, {data.name} has {len(test.images)}: add images"
+        )
     epochs = max(RECIPE.epochs, -(-RECIPE.least_steps // steps_per_epoch))
     with one_thread():
         started = time.perf_counter()
-        classifier = _train(train, epochs, seed)
+        classifier = _train(data.name, train, epochs, seed)
         seconds = time.perf_counter() - started
         right = accuracy(classifier, test)
     classifier.record = {
         "dataset": data.name,
-        "command": f"python -m gan_core.evaluation.train_classifier --dataset {data.name} --seed {seed}",
-        "recipe": dataclasses.asdict(RECIPE),
+        "command": f"python -m gan_core.evaluation.train_classifier {_flags(data)} --seed {seed}",
+        "recipe": {**dataclasses.asdict(RECIPE), "network": RECIPE.network.replace("10", str(classifier.classes))},
+        **classifier.record,
         "seed": seed,
         "epochs": epochs,
         "torch": torch.__version__,
@@ -124,19 +134,26 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
     return classifier
 
 
-def _train(train: LabelledImages, epochs: int, seed: int) -> Classifier:
+def _flags(data: ImageSet) -> str:
+    """The flags of this command that name the image set."""
+    _, channels, size, _ = data.images.shape
+    form = f" --image-size {size} --channels {channels}" if data.folder_digest else ""
+    return f"--dataset {shlex.quote(data.name)}{form}"
+
+
+def _train(name: str, train: LabelledImages, epochs: int, seed: int) -> Classifier:
     # The streams' names say "judge", a former word for the classifier: others would give other weights than
     # the packaged ones.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("judge-init", seed))
-        classifier = Classifier({})
+        classifier = Classifier({"classes": int(train.labels.max()) + 1, "shape": list(train.images.shape[1:])})
     steps_per_epoch = len(train.images) // RECIPE.batch_size
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=RECIPE.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=RECIPE.peak_learning_rate, total_steps=epochs * steps_per_epoch
     )
     order, shifts = stream("judge-order", seed), stream("judge-shifts", seed)
-    for _ in range(epochs):
+    for _ in told(range(epochs), epochs, f"training a classifier for {name}, in epochs"):
         batches = torch.randperm(len(train.images), generator=order).split(RECIPE.batch_size)[:steps_per_epoch]
         for batch in batches:
             images = moved(train.images[batch], shifts)
@@ -165,9 +182,9 @@ def scale_features(classifier: Classifier, images: Tensor) -> None:
 
 
 def moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to ±2 pixels either way, black coming in at the edge. uint8, N×1×28×28, both."""
+    """Each image moved by up to ±2 pixels either way, black coming in at the edge. uint8, N×C×H×W, both."""
     side, shift = images.shape[-1], RECIPE.shift
-    places = pad(images, (shift,) * 4).unfold(2, side, 1).unfold(3, side, 1)  # N×1×5×5×28×28, a view
+    places = pad(images, (shift,) * 4).unfold(2, side, 1).unfold(3, side, 1)  # N×C×5×5×H×W, a view
     down, right = torch.randint(0, 2 * shift + 1, (2, len(images)), generator=generator)
     return places[torch.arange(len(images)), :, down, right]
 
@@ -175,7 +192,9 @@ def moved(images: Tensor, generator: torch.Generator) -> Tensor:
 def main(arguments: list[str] | None = None) -> int:
     """Train a classifier, write its weights and record, and print its accuracy; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m gan_core.evaluation.train_classifier", description=__doc__)
-    parser.add_argument("--dataset", default="mnist", help=f"one of {', '.join(DATASETS)}; default mnist")
+    parser.add_argument("--dataset", default="mnist", help=f"{', '.join(DATASETS)} or {FOLDER}PATH; default mnist")
+    parser.add_argument("--image-size", type=int, help="of a folder: 28 or 32 pixels; default 28")
+    parser.add_argument("--channels", type=int, help="of a folder: 1 (gray) or 3 (in colour); default 3")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
     parser.add_argument("--data-dir", type=Path, help="where the images are or go")
     its = "weights file (.safetensors), the record goes beside; default: the package's own of the set"
@@ -185,7 +204,10 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out or PACKAGED.get(options.dataset)
         if out is None:
             raise UserError(f"the package has no classifier of {options.dataset}: name a file with --out")
-        classifier = train_classifier(load_images(options.dataset, options.data_dir), options.seed)
+        form = {"image_size": options.image_size, "channels": options.channels}
+        given = {name: value for name, value in form.items() if value is not None}
+        data = load_images(make_config(dataset=options.dataset, **given).image_key, options.data_dir)
+        classifier = train_classifier(data, options.seed)
         save_classifier(out, classifier)
     except UserError as error:
         print(f"train_classifier: {error}", file=sys.stderr)

@@ -107,7 +107,8 @@ def _small_sheet(file: Path) -> bytes:
     png = io.BytesIO()
     with Image.open(file) as sheet:
         size = (sheet.width // SHEET_SCALE, sheet.height // SHEET_SCALE)
-        sheet.convert("L").resize(size, Image.Resampling.NEAREST).save(png, format="png")
+        plain = sheet if sheet.mode == "RGB" else sheet.convert("L")
+        plain.resize(size, Image.Resampling.NEAREST).save(png, format="png")
     return png.getvalue()
 
 

@@ -309,3 +309,11 @@ def test_one_process_trains_a_run(tmp_path):
         pass
     with folder.locked(patience=0):
         pass
+
+
+def test_a_checkpoint_of_other_images_of_a_folder_is_refused(tmp_path, checkpoints):
+    CheckpointFolder(tmp_path, CONFIG, "0123").save(checkpoints[0])
+    assert CheckpointFolder(tmp_path, CONFIG, "0123").load(print).state.epoch == 1
+    for digest in ("4567", ""):
+        with pytest.raises(UserError, match=r"trained on other images than are in digits now: .*--again"):
+            CheckpointFolder(tmp_path, CONFIG, digest).load(print)

@@ -1,6 +1,7 @@
 """`python -m gan_core` as a user runs it, and what an import of the library brings along."""
 
 import csv
+import dataclasses
 import json
 import re
 import signal
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
+from gan_core.__main__ import main
 from gan_core.checkpoint import Checkpoint, CheckpointFolder
 from gan_core.config import RunConfig
+from gan_core.evaluation import train_classifier
 from gan_core.events import EpochEnd, TrainState
 from gan_core.networks import load_generator
 from gan_core.training import train
@@ -205,3 +209,33 @@ def test_a_name_of_mathematics_is_a_name(command, tmp_path):
     done = command(*ONE_RUN, "--epochs", 1, "--name", "a$b^$ $\\frac{$ 💥", "--output", "here")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "here" / "losses.png").exists()
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (28, 3), (32, 1), (32, 3)])
+def test_a_folder_of_ones_own_images(tmp_path, shapes, monkeypatch, capsys, size, channels):
+    short = dataclasses.replace(train_classifier.RECIPE, least_steps=30)
+    monkeypatch.setattr(train_classifier, "RECIPE", short)  # the classifier's would take a minute
+    monkeypatch.chdir(shapes.parent)
+    words = ["--dataset", f"folder:{shapes.name}", "--image-size", size, "--channels", channels, "--epochs", 2]
+    monkeypatch.setattr("sys.argv", ["gan-grid-train", *map(str, words), "--output", "here", "--data-dir", "data"])
+    assert main() == 0
+    said = capsys.readouterr()
+    assert f"images (folder:{shapes}), record in here" in said.out
+    assert "test images right" in said.err
+    assert load_generator(tmp_path / "here" / "generator.safetensors")(torch.zeros(5, 100)).shape[1:] == (
+        channels,
+        size,
+        size,
+    )
+    with Image.open(tmp_path / "here" / "samples" / "epoch_0002.png") as sheet:
+        assert (sheet.mode, sheet.width) == ("L" if channels == 1 else "RGB", 2 * (8 * (size + 2) + 2))
+    assert len(json.loads((tmp_path / "here" / "quality.json").read_text())["evaluations"][-1]["class_shares"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("--dataset", "folder:nowhere"), ("--dataset", "folder:my shapes", "--batch-size", 201)]
+)
+def test_a_folder_that_cannot_be_trained_on_is_refused_before_any_work(command, tmp_path, shapes, words):
+    done = command("-m", "gan_core", *words, "--output", "here", "--data-dir", "data")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["my shapes"]

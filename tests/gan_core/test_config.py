@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -158,3 +159,40 @@ def test_what_does_not_go_together_is_refused_in_one_line(settings, line, monkey
         make_config(**settings)
     assert str(refusal.value) == line
     RunConfig(objective="wasserstein", gradient_penalty=0.0, spectral_norm=True)
+
+
+def test_a_folder_is_known_by_its_absolute_path_and_nothing_of_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for text, path in (
+        ("nowhere", tmp_path / "nowhere"),
+        ("./nowhere/../else/", tmp_path / "else"),
+        ("~/my pictures 猫", tmp_path / "home" / "my pictures 猫"),
+        ("/a/b", Path("/a/b")),
+    ):
+        config = make_config(dataset=f"folder:{text}")
+        assert (config.dataset, config.image_size, config.channels) == (f"folder:{path}", 28, 3)
+        assert RunConfig(**dataclasses.asdict(config)) == config
+    assert make_config(dataset="folder:x").config_hash == make_config(dataset=f"folder:{tmp_path}/x").config_hash
+    make_config(dataset="folder:x", batch_size=100_000)  # as many as there may be
+
+
+@pytest.mark.parametrize("path", ["", "a\nb", "a\0b", "a\udcff", "a" * 401, "~nobody-of-this-name/x"])
+def test_what_cannot_be_the_path_of_a_folder_is_refused_in_one_line(path):
+    with pytest.raises(UserError, match="dataset should be") as refusal:
+        make_config(dataset=f"folder:{path}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_only_a_folder_has_images_of_several_sizes_gray_or_in_colour():
+    keys = {make_config(dataset="folder:/x", image_size=size, channels=channels).image_key
+            for size in (28, 32) for channels in (1, 3)}  # fmt: skip
+    assert keys == {("folder:/x", size, channels) for size in (28, 32) for channels in (1, 3)}
+    for settings, said in (
+        ({"dataset": "folder:/x", "image_size": 64}, "image_size of folder:/x is 28 or 32, got 64"),
+        ({"dataset": "folder:/x", "channels": 4}, "channels of folder:/x is 1 or 3, got 4"),
+        ({"dataset": "mnist", "image_size": 32}, "image_size of mnist is 28, got 32"),
+        ({"dataset": "cifar10", "channels": 1}, "channels of cifar10 is 3, got 1"),
+    ):
+        with pytest.raises(UserError, match=said):
+            make_config(**settings)

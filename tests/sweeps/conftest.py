@@ -208,10 +208,10 @@ def experiment(uri):
 def plan(uri, tmp_path):
     """Makes the plan of a small sweep of the digits, called small, in the test's own store."""
 
-    def make(optimizers=("sgd", "adam"), z_dims=(5,), hidden_dim=8, epochs=5, **changes):
+    def make(optimizers=("sgd", "adam"), z_dims=(5,), hidden_dim=8, epochs=5, dataset="digits", **changes):
         grid = Grid(
             {"optimizer": tuple(optimizers), "z_dim": tuple(z_dims)},
-            fixed={"dataset": "digits", "hidden_dim": hidden_dim, "epochs": epochs},
+            fixed={"dataset": dataset, "hidden_dim": hidden_dim, "epochs": epochs},
         )
         plan = Plan(
             name="small", named=True, again=False, experiment="grid", grid=grid, runs=grid.runs(), notes=[],

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import tomllib
 
@@ -303,3 +304,25 @@ def test_a_file_with_anything_else_in_it_is_refused(tmp_path, content, reason):
 )
 def test_a_value_is_written_in_few_characters(value, text):
     assert text_of(value) == text
+
+
+def test_a_folder_is_absolute_in_the_sweeps_file_and_short_in_the_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both = {"dataset": ("folder:my shapes", "folder:x/../my shapes/", "folder:/a/b c", "digits")}
+    when = [AxesWhen({"dataset": "folder:my shapes"}, {"image_size": (28, 32)})]
+    grid, notes = checked(Grid(both, when, seeds=(0,)))
+    assert notes == [f"dataset: folder:{tmp_path}/my shapes is given 2 times and taken once"]
+    assert [run.name for run in grid.runs()] == ["my-shapes_px28_s0", "my-shapes_px32_s0", "b-c_s0", "digits_s0"]
+    assert parse_sweep(sweep_text(grid)) == dataclasses.replace(grid, axes_when=list(grid.axes_when))
+    assert f"folder:{tmp_path}/my shapes" in sweep_text(grid)
+    fixed, _ = checked(Grid({"z_dim": (5, 7)}, fixed={"dataset": "folder:~x", "channels": 1}, seeds=(0,)))
+    with pytest.raises(UserError, match="dataset should be the path of a folder: there is no home folder for ~x"):
+        fixed.runs()
+
+
+def test_folders_of_one_name_cannot_be_told_apart_and_one_without_a_name_has_one():
+    grid, _ = checked(Grid({"dataset": ("folder:/a/x", "folder:/b/x")}, seeds=(0,)))
+    with pytest.raises(UserError, match="two settings would be called x"):
+        grid.runs()
+    grid, _ = checked(Grid({"dataset": ("folder:/", "folder:/" + 100 * "y")}, seeds=(0,)))
+    assert [run.name for run in grid.runs()] == ["folder_s0", 40 * "y" + "_s0"]

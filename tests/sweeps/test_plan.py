@@ -38,7 +38,7 @@ def test_what_is_not_said_has_its_default(made, uri, tmp_path):
     assert (plan.tracking_uri, plan.checkpoint_dir) == (uri, tmp_path / "kept")
     assert made(checkpoint_dir=None).checkpoint_dir == tmp_path / "checkpoints"  # beside the store
     assert (plan.options.evaluate_every, plan.options.checkpoint_every, plan.options.stop_dead) == (10, 10, False)
-    assert (plan.datasets, plan.device, plan.notes) == (["digits"], "cpu", ["a note"])
+    assert (plan.image_keys, plan.device, plan.notes) == ([("digits", 28, 1)], "cpu", ["a note"])
 
 
 def test_what_is_said_is_taken(made):
@@ -147,3 +147,20 @@ def test_the_plan_is_described_line_by_line(made, uri, tmp_path):
     mnist = describe_plan(made(Grid({"z_dim": (5,)})))
     assert f"data           mnist, to be fetched into {tmp_path / 'data'}" in mnist
     assert "quality        at the end\n" in describe_plan(made(evaluate_every=0))
+
+
+def test_a_folder_is_checked_before_any_work_and_images_of_two_kinds_do_not_race(made, shapes, tmp_path):
+    folder = {"dataset": f"folder:{shapes}"}
+    plan = made(Grid({"image_size": (28, 32)}, fixed=folder))
+    assert plan.image_keys == [(f"folder:{shapes}", size, 3) for size in (28, 32)]
+    assert plan.notes[-1] == (
+        "one seed of each, and no race: image_size is an axis, and distances to different images cannot be compared"
+    )
+    said = describe_plan(plan)
+    for size in (28, 32):
+        assert f"data           folder:{shapes}, 200 images of 2 classes, {size}×{size}, in colour\n" in said
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(UserError, match=r"batch_size should be at most 200, the images of folder:.*, got 201"):
+        made(Grid({"batch_size": (64, 201)}, fixed=folder))
+    with pytest.raises(UserError, match=r"cannot read the image folder .*/nowhere"):
+        made(Grid({"batch_size": (32, 64)}, fixed={"dataset": f"folder:{tmp_path}/nowhere"}))

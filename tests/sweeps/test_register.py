@@ -243,3 +243,15 @@ def test_a_name_that_cannot_be_served_is_refused_before_any_work(command, uri, t
     assert done.returncode == 2
     assert done.stderr.startswith("run_grid.py: --register should be 1 to 200 letters")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3)])
+def test_what_is_served_are_the_generators_images_in_their_size_and_colours(tmp_path, size, channels):
+    G, _ = build_models(RunConfig(dataset="folder:/x", image_size=size, channels=channels, z_dim=5, hidden_dim=8))
+    save_generator(G, tmp_path / "G.safetensors")
+    served = ServedGenerator()
+    served.load_context(SimpleNamespace(artifacts={"generator": str(tmp_path / "G.safetensors")}))
+    z = torch.randn(3, 5)
+    images = served.predict(None, z.numpy())
+    assert images.shape == (3, channels, size, size)
+    np.testing.assert_allclose(images, G(z).detach().numpy(), atol=1e-6)

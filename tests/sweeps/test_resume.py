@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from mlflow.entities import Dataset, DatasetInput
 
+from gan_core.data import ImageKey, load_images
 from gan_core.errors import UserError
 from gan_core.locks import lock_tag
 from gan_core.metric_names import LOCK
@@ -18,7 +21,7 @@ from sweeps.comparison.compare import compare
 from sweeps.comparison.records import read_sweep
 from sweeps.comparison.verdict import give_verdict, held_equal, random_streams
 from sweeps.grid import Grid
-from sweeps.resume import Step, SweepState, describe_state, look_up, sweep_state
+from sweeps.resume import Step, SweepState, describe_state, look_up, require_same_images, sweep_state
 from sweeps.runs import add_child, begin_sweep, settle
 
 NAMES = ["sgd_z5_s0", "adam_z5_s0"]
@@ -271,3 +274,32 @@ def test_a_store_of_another_schema_is_refused_in_one_line(plan, uri, tmp_path):
     assert said.startswith(f"cannot use the store {uri}: ")
     assert "schema" in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.fixture
+def on_folder(client, experiment, plan, shapes):
+    """A sweep on a folder whose name cannot stand in a query, with a run that was trained on it."""
+    folder = shapes.rename(shapes.with_name("it's mine"))
+    plan = plan(dataset=f"folder:{folder}", named=False)
+    sweep = begin_sweep(client, experiment, plan, "tag", None)
+    child = add_child(client, sweep, plan.runs[0], "#000000")
+    data = load_images(plan.image_keys[0], folder.parent)
+    profile = json.dumps({"shape": list(data.images.shape[1:])})
+    dataset = Dataset(data.name, data.digest, "local", "{}", profile=profile)
+    client.log_inputs(child, [DatasetInput(dataset)])
+    return folder, plan, sweep
+
+
+def test_runs_on_a_folders_earlier_images_are_not_mixed_with_others(client, experiment, on_folder, tmp_path):
+    folder, plan, sweep = on_folder
+    state = sweep_state(client, experiment, plan)
+    assert state.parent.info.run_id == sweep.info.run_id
+    require_same_images(state, [load_images(plan.image_keys[0], tmp_path)])
+    require_same_images(state, [load_images(ImageKey(f"folder:{folder}", 32, 1), tmp_path)])  # other runs have these
+    for file in (folder / "dark discs").glob("1*.png"):
+        file.unlink()
+    changed = load_images(plan.image_keys[0], tmp_path)
+    with pytest.raises(UserError, match=f"the images in folder:{folder} have changed since .*_z5_s0 .* --again"):
+        require_same_images(state, [changed])
+    again = dataclasses.replace(plan, again=True)
+    require_same_images(sweep_state(client, experiment, again), [changed])

@@ -389,3 +389,32 @@ def test_a_ray_that_does_not_start_is_one_line(command, tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "Ray did not start: Attempting to cap object store memory" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_grid_on_a_folder_of_ones_own(command, uri, rows, shapes, tmp_path):
+    """Its classifier is trained once; once its images have changed, the sweep is refused, and a new one is not."""
+    words = (
+        RUN_GRID, "--dataset", "folder:my shapes", "--image-size", 32, "--hidden-dim", 16, "--axis", "z_dim=5,7", "--seeds", 0,
+        "--epochs", 2, "--tracking-uri", uri, "--data-dir", "data", "--register", "shapes",
+    )  # fmt: skip
+    done = command(*words)
+    assert done.returncode == 0
+    assert "trained a classifier for folder:" in done.stderr
+    assert f"data           folder:{shapes}, 200 images of 2 classes, 32×32, in colour" in done.stdout
+    assert "shapes version 1: the generator of z" in done.stdout
+    inputs = rows("SELECT name, digest FROM datasets")
+    assert [name for name, _ in inputs] == [f"folder:{shapes}"]
+    (page,) = (tmp_path / "reports").rglob("report.html")
+    assert f"folder:{shapes}" in page.read_text()
+    files = artifacts(uri, rows("SELECT run_uuid FROM runs WHERE name = 'z5_s0'")[0][0], tmp_path)
+    with Image.open(files / "samples" / "epoch_0002.png") as sheet:
+        assert (sheet.mode, sheet.width) == ("RGB", 2 * (8 * 34 + 2))
+    again = command(*words)
+    assert (again.returncode, again.stderr) == (0, "")
+
+    for file in (shapes / "dark discs").glob("1*.png"):
+        file.unlink()
+    refused = command(*words, "--epochs", 3)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert f"the images in folder:{shapes} have changed since z" in refused.stderr

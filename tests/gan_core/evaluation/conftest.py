@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from gan_core.data import load_images
 from gan_core.evaluation import train_classifier
 from gan_core.evaluation.baselines import Reference, load_reference
 
@@ -23,7 +24,7 @@ def digits(digits_reference: Reference) -> Reference:
 @pytest.fixture(scope="session")
 def mnist(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """For tests marked slow: needs MNIST on disk or a network."""
-    return load_reference("mnist", tmp_path_factory.mktemp("mnist"))
+    return load_reference(load_images("mnist"), tmp_path_factory.mktemp("mnist"))
 
 
 @pytest.fixture

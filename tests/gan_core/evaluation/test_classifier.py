@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_core.data import load_images
+from gan_core import waiting
+from gan_core.data import ImageKey, LabelledImages, load_images
 from gan_core.errors import UserError
 from gan_core.evaluation import PACKAGED
 from gan_core.evaluation import train_classifier as module
 from gan_core.evaluation.classifier import Classifier, accuracy, extract_features, load_classifier
-from gan_core.evaluation.train_classifier import classifier_for, moved, scale_features
+from gan_core.evaluation.train_classifier import classifier_for, moved, scale_features, train_classifier
 from gan_core.networks import to_unit_range
 from gan_core.rng import stream
 
@@ -160,3 +161,41 @@ def test_the_command_writes_a_classifier_that_loads(tmp_path: Path, short_traini
 def test_the_command_puts_no_new_classifier_into_the_package(capsys):
     assert module.main(["--dataset", "fashion-mnist"]) == 2
     assert "name a file with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (28, 3), (32, 1), (32, 3)])
+def test_a_classifier_is_as_its_images_are(tmp_path: Path, shapes, monkeypatch, size, channels):
+    monkeypatch.setattr(module, "RECIPE", dataclasses.replace(module.RECIPE, least_steps=150))
+    data = load_images(ImageKey(f"folder:{shapes}", size, channels), tmp_path)
+    classifier = classifier_for(data, tmp_path / "quality")
+    assert (classifier.record["classes"], classifier.record["shape"]) == (2, [channels, size, size])
+    assert classifier.record["recipe"]["network"] == "conv 16, conv 32, linear 64, linear 2"
+    assert f"--dataset 'folder:{shapes}' --image-size {size} --channels {channels} " in classifier.record["command"]
+    assert accuracy(classifier, data.splits["test"]) == classifier.record["test_accuracy"] > 0.9
+    features, log_probabilities = extract_features(classifier, data.images)
+    assert (features.shape, log_probabilities.shape) == ((len(data.images), 64), (len(data.images), 2))
+    (kept,) = (tmp_path / "quality").glob("classifier-my shapes-*.safetensors")
+    again = load_classifier(kept)
+    assert all(torch.equal(one, other) for one, other in zip(classifier.parameters(), again.parameters(), strict=True))
+
+
+def test_too_few_test_images_are_refused():
+    few = {"train": TRAIN, "test": LabelledImages(*(tensor[:9] for tensor in TEST))}
+    with pytest.raises(UserError, match="scores need at least 10 test images, digits has 9"):
+        train_classifier(dataclasses.replace(DIGITS, splits=few))
+
+
+def test_a_long_training_is_told(tmp_path: Path, short_training, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "TELL_EVERY", 0.0)
+    monkeypatch.setattr(module, "RECIPE", dataclasses.replace(module.RECIPE, least_steps=18))
+    train_classifier(DIGITS)
+    assert "training a classifier for digits, in epochs: 1 of 2, about 0 seconds left" in capsys.readouterr().err
+
+
+def test_the_command_makes_a_folders_classifier(tmp_path: Path, short_training, shapes, capsys):
+    out = tmp_path / "mine.safetensors"
+    words = ["--dataset", f"folder:{shapes}", "--out", str(out), "--data-dir", str(tmp_path), "--image-size", "32"]
+    assert module.main([*words, "--channels", "1"]) == 0
+    assert load_classifier(out).record["shape"] == [1, 32, 32]
+    assert module.main([*words, "--channels", "2"]) == 2
+    assert f"channels of folder:{shapes} is 1 or 3, got 2" in capsys.readouterr().err

@@ -310,3 +310,11 @@ def test_large_steps_collapse_on_the_digits(optimizer: str, learning_rate: float
 def test_real_runs_on_mnist(mnist: Reference, optimizer: str, learning_rate: float, epochs: int, health: str):
     found = really_run(mnist, optimizer=optimizer, learning_rate=learning_rate, epochs=epochs)
     assert found.health == health, found
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40])
+def test_a_class_is_missing_by_its_part_of_an_equal_share(classes):
+    for part, health in ((0.06, "ok"), (0.04, "mode-collapsed")):
+        shares = np.full(classes, (1 - part / classes) / (classes - 1))
+        shares[1] = part / classes
+        assert Run().diagnosis(evaluated(shares)).health == health

@@ -10,6 +10,7 @@ from gan_core.evaluation.scores import (
     SCORES,
     Evaluation,
     evaluation_images,
+    measure_real,
     score_images,
 )
 from gan_core.networks import Generator, build_models
@@ -129,3 +130,11 @@ def test_memorised_images_are_as_good_as_the_real_baseline(mnist: Reference):
     chance = {"fd": 0.05, "kd": 0.0022, "is": 0.022, "precision": 0.01, "recall": 0.02, "coverage": 0.015}
     for name, allowed in chance.items():
         assert abs(found[f"quality/{name}"] - mnist.baselines.real_baseline[f"quality/{name}"]) < allowed, name
+
+
+def test_a_class_that_the_classifier_sees_in_no_real_image_makes_no_score_infinite(digits):
+    test = load_images("digits").splits["test"]
+    real = measure_real(digits.classifier, test.images[test.labels != 3][:200])
+    assert real.shares.min() == 0.5 / 200
+    found = score_images(test.images[:200], digits.classifier, real).scores
+    assert 0 < found["quality/class_kl"] < 10

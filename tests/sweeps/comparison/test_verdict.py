@@ -254,3 +254,12 @@ def test_a_run_that_was_dropped_does_not_count_and_is_not_called_missing(give, m
     assert not dropped.finished
     verdict = give([*runs[:-1], dropped], rules=RULES)
     assert (verdict.kind, verdict.left_out) == ("raced", {})
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"), [(0.8964, "right on only 89.6 % of the test images"), (0.9, ""), (float("nan"), "")]
+)
+def test_distances_on_a_weak_classifier_mean_little(say, made_up, accuracy, said):
+    _, words = say(made_up.settings(FOUR), classifiers=[made_up.classifier._replace(accuracy=accuracy)])
+    assert ("mean little" in words) == bool(said)
+    assert said in words

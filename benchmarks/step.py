@@ -52,6 +52,7 @@ def main() -> None:
     modes = parser.add_mutually_exclusive_group()
     for mode, what in (
         ("profile", "where a step's time goes, operation by operation"),
+        ("dcgan", "the plain step of the network dcgan, and of what the fast step does not know of the mlp"),
         ("larger", "larger batches and hidden layers"),
         ("threads", "one thread against two"),
         ("collapsed", "runs whose D is saturated, with and without denormal numbers"),
@@ -66,6 +67,8 @@ def main() -> None:
     say_where(args)
     if args.profile:
         show_profile(images)
+    elif args.dcgan:
+        compare_dcgan(images, args)
     elif args.larger:
         compare_larger(images, args)
     elif args.threads:
@@ -143,7 +146,8 @@ def usual_loop(config: RunConfig) -> Steps:
     """The loop as tutorials write it: images one by one through a DataLoader, BCELoss, .item() each step."""
     transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
     dataset = MNIST(default_data_dir(), train=True, transform=transform)
-    G, D = build_models(config)
+    G, without_sigmoid = (each.to(memory_format=torch.contiguous_format) for each in build_models(config))
+    D = nn.Sequential(without_sigmoid, nn.Sigmoid())
     make: Any = getattr(torch.optim, OPTIMIZERS[config.optimizer].torch_class)
     D_optimizer = make(D.parameters(), lr=config.learning_rate)
     G_optimizer = make(G.parameters(), lr=config.learning_rate)
@@ -207,6 +211,52 @@ def both_products(config: RunConfig) -> dict[str, Steps]:
 
 def fewest(times: dict[str, list[float]]) -> list[float]:
     return min(times["11 products"], times["9 products"], key=statistics.median)
+
+
+def compare_dcgan(images: Tensor, args: argparse.Namespace) -> None:
+    print("Adam, z_dim 100; µs a step of 64 images, median of the rounds; ratios: median (quartiles)\n")
+    print("| network | hidden_dim | what else | usual | plain | least | usual / plain | plain / least |")
+    print("|---|---|---|---|---|---|---|---|")
+    options: tuple[dict[str, Any], ...] = (
+        {}, {"objective": "hinge"}, {"objective": "wasserstein"}, {"gradient_penalty": 1.0}, {"spectral_norm": True},
+        {"ema": 0.999},
+    )  # fmt: skip
+    for network, hidden_dim in (("dcgan", 32), ("dcgan", 128), ("mlp", 128)):
+        for more in options if hidden_dim != 128 or network == "mlp" else ({},):
+            config = make_config(network=network, hidden_dim=hidden_dim, optimizer="adam", beta1=0.5, **more)
+            plainest = make_config(network=network, hidden_dim=hidden_dim)
+            least = convolutions(plainest) if network == "dcgan" else products(plainest, apart=False)
+            # Against the loop of the first objective: what is added to it is added here.
+            contestants = {"usual": usual_loop(config), "plain": ours(PlainStep, config, images), "least": least}
+            times = take_turns(contestants, args.rounds, args.steps)
+            added = ", ".join(f"{name} {value}" for name, value in more.items()) or "–"
+            print(
+                f"| {network} | {hidden_dim} | {added} | {middle(times['usual'])} | {middle(times['plain'])} "
+                f"| {middle(times['least'])} | {ratio(times['usual'], times['plain'])} "
+                f"| {ratio(times['plain'], times['least'])} |",
+                flush=True,
+            )
+
+
+def convolutions(config: RunConfig) -> Steps:
+    """A step's convolutions alone, forward and backward."""
+    G, D = (nn.Sequential(*map(without_the_rest, module.modules())) for module in build_models(config))
+    x, z = torch.ones(config.batch_size, 1, 28, 28), torch.ones(config.batch_size, config.z_dim)
+    of_G, of_D = list(G.parameters()), list(D.parameters())
+
+    def take(steps: int) -> None:
+        for _ in range(steps):
+            with torch.no_grad():
+                fake = G(z)
+            (D(x).sum() + D(fake).sum()).backward(inputs=of_D)
+            D(G(z)).sum().backward(inputs=of_G)
+
+    return take
+
+
+def without_the_rest(layer: nn.Module) -> nn.Module:
+    kept = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Unflatten | nn.Flatten)
+    return layer if kept else nn.Identity()
 
 
 def compare_larger(images: Tensor, args: argparse.Namespace) -> None:

@@ -17,6 +17,8 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from gan_core.architectures import NETWORKS
+from gan_core.losses import OBJECTIVES
 from gan_core.networks import load_generator
 from gan_core.training import fixed_noise
 
@@ -418,3 +420,27 @@ def test_a_grid_on_a_folder_of_ones_own(command, uri, rows, shapes, tmp_path):
     refused = command(*words, "--epochs", 3)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert f"the images in folder:{shapes} have changed since z" in refused.stderr
+
+
+def test_a_grid_of_every_objective_and_network(command, uri, rows, tmp_path):
+    done = command(
+        RUN_GRID, *SMALL, "--optimizer", "adam", "--axis", f"objective={','.join(OBJECTIVES)}",
+        "--axis", f"network={','.join(NETWORKS)}", "--seeds", 0, "--epochs", 3, "--name", "all", "--tracking-uri", uri,
+        "--register", "best",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {f"{objective}_{network}_s0" for objective in OBJECTIVES for network in NETWORKS}
+    runs = rows("SELECT name, run_uuid, status FROM runs WHERE name != 'all'")
+    assert {(name, status) for name, _, status in runs} == {(name, "FINISHED") for name in names}
+    healthy = rows("SELECT count(*) FROM tags WHERE key = 'health' AND value NOT IN ('diverged', 'collapsed')")
+    assert healthy == [(len(names),)]
+    for name, run_id, _ in runs:
+        (fd,) = rows("SELECT value FROM metrics WHERE run_uuid = ? AND key = 'quality/fd'", run_id)
+        assert np.isfinite(fd[0])
+        G = load_generator(artifacts(uri, run_id, tmp_path) / "generator.safetensors")
+        assert G.network in name
+        assert G(fixed_noise(100)).shape == (64, 1, 28, 28)
+    assert "version 1: the generator of" in done.stdout
+    report = (tmp_path / "reports" / "all" / "report.md").read_text()
+    assert "objective wasserstein" in report
+    assert "gradient_penalty is not an axis, and it differs by objective" in report.replace("\\", "")

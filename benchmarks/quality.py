@@ -20,7 +20,7 @@ from gan_core.config import make_config
 from gan_core.data import load_images
 from gan_core.evaluation.baselines import Reference, evaluate, load_reference, real_baseline_images
 from gan_core.evaluation.classifier import extract_features
-from gan_core.evaluation.health import diagnose, pixel_spread
+from gan_core.evaluation.health import Standard, diagnose, pixel_spread
 from gan_core.evaluation.scores import (
     SCORES,
     evaluation_images,
@@ -158,7 +158,7 @@ def runs(reference: Reference, settings: str) -> None:
                 moves = pixel_spread(event.images)
             elif isinstance(event, Trained):
                 evaluation = evaluate(event.generator, reference)
-        found = diagnose(history, last, moves, evaluation, reference.baselines.untrained_baseline)
+        found = diagnose(history, last, moves, evaluation, Standard(reference.baselines.untrained_baseline))
         print(setting, found.health, found.epoch, found.reason, sep=" | ")
         print(
             "   ",

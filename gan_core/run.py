@@ -14,7 +14,7 @@ from gan_core.config import RunConfig, RunOptions
 from gan_core.data import ImageSet
 from gan_core.errors import NonFiniteLossError, TrackingError, UserError
 from gan_core.evaluation.baselines import Reference, evaluate
-from gan_core.evaluation.health import diagnose, pixel_spread
+from gan_core.evaluation.health import Standard, diagnose, pixel_spread
 from gan_core.events import Diagnosis, EpochEnd, Evaluated, Event, Machine, Progress, Reached, Samples, Trained
 from gan_core.machine import kind_of_machine, least_step_seconds
 from gan_core.metric_names import IMAGES_PER_SECOND, LOSS_D, LOSS_G
@@ -190,6 +190,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
     """
     config, options, reference = job.config, job.options, job.reference
     ends = resume.epoch_ends if resume else []
+    standard = Standard(reference.baselines.untrained_baseline, reference.real.shares.numpy(), config.objective)
     machine = kind_of_machine()
     moved = not resume or resume.machine != machine
     if not resume:
@@ -212,10 +213,10 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if last or options.stop_dead:
                 sheet = generate(G, fixed_noise(config.z_dim))
                 spread = pixel_spread(sheet)
-                if last or _diagnosis(config, ends[-1:], spread).health == "collapsed":
+                if last or _diagnosis(standard, ends[-1:], spread).health == "collapsed":
                     evaluated = _evaluated(epoch, G, reference)
                     yield evaluated
-                    yield _diagnosis(config, ends, spread, evaluated, reference.baselines.untrained_baseline)
+                    yield _diagnosis(standard, ends, spread, evaluated)
                     if last:
                         continue
                     yield Samples(epoch, sheet)
@@ -226,7 +227,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if epoch >= job.goal:
                 return
     except NonFiniteLossError:
-        yield _diagnosis(config, ends, math.nan)
+        yield _diagnosis(standard, ends, math.nan)
         raise
 
 
@@ -237,15 +238,11 @@ def _evaluated(epoch: int, G: Generator, reference: Reference, quick: bool = Fal
 
 
 def _diagnosis(
-    config: RunConfig,
-    ends: Sequence[EpochEnd],
-    spread: float,
-    evaluated: Evaluated | None = None,
-    untrained_baseline: dict[str, float] | None = None,
+    standard: Standard, ends: Sequence[EpochEnd], spread: float, evaluated: Evaluated | None = None
 ) -> Diagnosis:
     last_losses = ends[-1].discriminator_losses, ends[-1].generator_losses
     history = [end.metrics() for end in ends]
-    return diagnose(history, last_losses, spread, evaluated, untrained_baseline, config.objective)
+    return diagnose(history, last_losses, spread, evaluated, standard)
 
 
 def _now() -> int:

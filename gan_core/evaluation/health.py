@@ -8,6 +8,7 @@ ten epochs and more. Adam at 3e-3 has a D that wins. SGD at 1e-3 still makes noi
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, takewhile
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,24 @@ ONE_PICTURE = 0.005
 NO_NEARER = 0.85
 # Precision. Noise has 0.1 to 0.4; even a single blurred digit has 0.6, because it lies near some real image.
 UNLIKE_DIGITS = 0.5
-# A class's part of an equal share, which is 0.1 in the data. SGD at 0.03 has 0.1 or more from its second epoch on.
+# A class's part of an equal share, or of its own in the data if that is less. SGD at 0.03 has 0.1 or more of an equal
+# share, which is 0.1, from its second epoch on.
 MISSING_PART = 0.05
 # Both are low where G makes few pictures. After two epochs SGD at 0.03 has 0.001 and 0.033.
 LOW_RECALL, LOW_COVERAGE = 0.01, 0.025
 
 LOSSES = {"discriminator": names.LOSS_D, "generator": names.LOSS_G}
 
+
+class Standard(NamedTuple):
+    """What a run is compared with."""
+
+    untrained_baseline: Mapping[str, float] | None = None  # scores by name
+    class_shares: NDArray[np.float64] | None = None  # of the real images; None: equal ones
+    objective: str = "non-saturating"
+
+
+USUAL = Standard()
 History = Sequence[Mapping[str, float]]
 LastLosses = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -48,13 +60,12 @@ def pixel_spread(images: Tensor) -> float:
     return float(images.double().div(255).std(dim=0).mean())
 
 
-def diagnose(  # noqa: PLR0913 (all that is known of a run)
+def diagnose(
     history: History,
     last_losses: LastLosses,
     spread: float,
     evaluation: Evaluation | Evaluated | None = None,
-    untrained_baseline: Mapping[str, float] | None = None,
-    objective: str = "non-saturating",
+    standard: Standard = USUAL,
 ) -> Diagnosis:
     """The run's health: the first of these that holds.
 
@@ -67,15 +78,15 @@ def diagnose(  # noqa: PLR0913 (all that is known of a run)
 
     history: `EpochEnd.metrics()` of each epoch, at least one (else ValueError). last_losses: of D and of G in
     the last epoch, one element per iteration. spread: `pixel_spread` of the last sample sheet. Without an
-    evaluation a run cannot be mode-collapsed; without it and the untrained baseline it cannot be not-learning.
+    evaluation a run cannot be mode-collapsed; without it and an untrained baseline it cannot be not-learning.
     """
     if not history:
         raise ValueError("a run of no epoch has no health")
-    of = OBJECTIVES[objective]
+    objective = OBJECTIVES[standard.objective]
     signs = chain(
-        _broken(history, last_losses, spread, of),
-        _poor(history, evaluation, untrained_baseline, of) if evaluation else (),
-        _d_dominant(history, of),
+        _broken(history, last_losses, spread, objective),
+        _poor(history, evaluation, standard) if evaluation else (),
+        _d_dominant(history, objective),
         [Diagnosis("ok", _figures(history), 1)],
     )
     return next(signs)
@@ -111,27 +122,23 @@ def _broken(history: History, last_losses: LastLosses, spread: float, objective:
         yield Diagnosis("collapsed", f"{reason} after epoch {last}", last)
 
 
-def _poor(
-    history: History,
-    evaluation: Evaluation | Evaluated,
-    untrained_baseline: Mapping[str, float] | None,
-    objective: Objective,
-) -> Iterator[Diagnosis]:
+def _poor(history: History, evaluation: Evaluation | Evaluated, standard: Standard) -> Iterator[Diagnosis]:
     """Not learning, or mode-collapsed: what the evaluation after the last epoch shows."""
     last, scores, shares = len(history), evaluation.scores, evaluation.class_shares
     distance, precision = scores[names.FD], scores[names.PRECISION]
-    untrained = untrained_baseline[names.FD] if untrained_baseline else math.inf
+    untrained = standard.untrained_baseline[names.FD] if standard.untrained_baseline else math.inf
     if distance >= NO_NEARER * untrained and precision < UNLIKE_DIGITS:
         reason = f"Fréchet distance {distance:.3g} after epoch {last}, {untrained:.3g} untrained"
         yield Diagnosis("not-learning", f"{reason}; {precision:.0%} of the images lie near a real one", last)
-    missing = [str(label) for label in np.flatnonzero(shares < MISSING_PART / len(shares))]
+    own = np.inf if standard.class_shares is None else MISSING_PART * standard.class_shares
+    missing = [str(label) for label in np.flatnonzero(shares < np.minimum(MISSING_PART / len(shares), own))]
     recall, coverage = scores[names.RECALL], scores[names.COVERAGE]
     if missing or (recall < LOW_RECALL and coverage < LOW_COVERAGE):
         evidence = [
             *([f"{'class' if len(missing) == 1 else 'classes'} {', '.join(missing)} missing"] if missing else []),
             f"{shares.max():.0%} of the images are of class {shares.argmax()}",
             f"recall {recall:.3f}, coverage {coverage:.3f} after epoch {last}",
-            *(f"also, {dominance.reason}" for dominance in _d_dominant(history, objective)),
+            *(f"also, {dominance.reason}" for dominance in _d_dominant(history, OBJECTIVES[standard.objective])),
         ]
         yield Diagnosis("mode-collapsed", "; ".join(evidence), last)
 

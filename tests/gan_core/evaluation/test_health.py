@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from gan_core.config import make_config
 from gan_core.data import load_images
 from gan_core.errors import NonFiniteLossError
 from gan_core.evaluation.baselines import Reference, evaluate
-from gan_core.evaluation.health import diagnose, pixel_spread
+from gan_core.evaluation.health import Standard, diagnose, pixel_spread
 from gan_core.evaluation.scores import Evaluation
 from gan_core.events import Diagnosis, EpochEnd, Samples, Trained
+from gan_core.losses import OBJECTIVES
 from gan_core.training import train
 
 UNTRAINED_BASELINE = {"quality/fd": 50.0}
@@ -43,8 +45,8 @@ class Run:
         for metrics_of_epoch in self.history[epoch - 1 :]:
             metrics_of_epoch.update({name.replace("__", "/"): value for name, value in metrics.items()})
 
-    def diagnosis(self, evaluation: Evaluation | None = GOOD) -> Diagnosis:
-        return diagnose(self.history, self.last, self.spread, evaluation, UNTRAINED_BASELINE)
+    def diagnosis(self, evaluation: Evaluation | None = GOOD, **standard) -> Diagnosis:
+        return diagnose(self.history, self.last, self.spread, evaluation, Standard(UNTRAINED_BASELINE, **standard))
 
 
 def evaluated(shares: NDArray[np.float64] | None = None, **scores: float) -> Evaluation:
@@ -236,7 +238,7 @@ def test_of_several_that_are_true_the_first_in_order_is_told():
 
 def test_without_an_untrained_baseline_no_run_is_not_learning():
     run, worst = Run(), evaluated(fd=60, precision=0.0)
-    assert diagnose(run.history, run.last, run.spread, worst, None).health == "ok"
+    assert diagnose(run.history, run.last, run.spread, worst).health == "ok"
 
 
 def test_an_epoch_of_few_iterations_has_its_last_one_for_a_tail():
@@ -285,7 +287,9 @@ def really_run(reference: Reference | None = None, **settings) -> Diagnosis:
                 evaluation = evaluate(event.generator, reference)
     except NonFiniteLossError:
         pass
-    return diagnose(history, last, spread, evaluation, reference.baselines.untrained_baseline if reference else None)
+    return diagnose(
+        history, last, spread, evaluation, Standard(reference.baselines.untrained_baseline if reference else None)
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.3), ("adam", 0.1)])
@@ -318,3 +322,33 @@ def test_a_class_is_missing_by_its_part_of_an_equal_share(classes):
         shares = np.full(classes, (1 - part / classes) / (classes - 1))
         shares[1] = part / classes
         assert Run().diagnosis(evaluated(shares)).health == health
+
+
+def test_a_class_that_is_rare_in_the_data_may_be_rare():
+    real = np.array([0.97, 0.02, 0.01])
+    for shares, health in (([0.97, 0.029, 0.001], "ok"), ([0.97, 0.0296, 0.0004], "mode-collapsed")):
+        assert Run().diagnosis(evaluated(np.array(shares)), class_shares=real).health == health
+    assert Run().diagnosis(evaluated(np.array([0.97, 0.029, 0.001]))).health == "mode-collapsed"
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_large_loss_is_a_collapse_only_where_losses_are_clamped(objective):
+    assert (Run(D=-900.0, G=700.0).diagnosis(objective=objective).health == "collapsed") == (
+        objective in ("non-saturating", "minimax")
+    )
+    assert Run(D=math.nan).diagnosis(objective=objective).health == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("objective", "real", "fake", "health"),
+    [
+        ("minimax", 0.95, 0.05, "d-dominant"), ("minimax", 0.7, 0.3, "ok"),
+        ("least-squares", 0.95, 0.05, "d-dominant"), ("least-squares", 0.7, 0.3, "ok"),
+        ("hinge", 1.2, -1.2, "d-dominant"), ("hinge", 0.95, 0.05, "ok"),
+        ("wasserstein", 500.0, -500.0, "ok"),
+    ],
+)  # fmt: skip
+def test_that_d_is_certain_is_a_matter_of_the_objective(objective, real, fake, health):
+    run = Run()
+    run.set_from(1, score__real=real, score__fake=fake)
+    assert run.diagnosis(objective=objective).health == health

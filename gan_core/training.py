@@ -85,7 +85,7 @@ class PlainStep:
     """
 
     def __init__(self, config: RunConfig, G: Generator, D: nn.Module, make_optimizer: Any = None) -> None:
-        """G, D: as `build_models` makes them; make_optimizer: parameters → optimizer, by default the config's."""
+        """G, D: as `build_models` makes them; make_optimizer: rate, parameters → optimizer, by default the config's."""
         make = make_optimizer or partial(OPTIMIZERS[config.optimizer].build, settings=dataclasses.asdict(config))
         self.config, self.objective = config, OBJECTIVES[config.objective]
         self.G, self.D = G.train(), D.train()

@@ -424,12 +424,12 @@ def test_a_grid_on_a_folder_of_ones_own(command, uri, rows, shapes, tmp_path):
 
 def test_a_grid_of_every_objective_and_network(command, uri, rows, tmp_path):
     done = command(
-        RUN_GRID, *SMALL, "--optimizer", "adam", "--axis", f"objective={','.join(OBJECTIVES)}",
+        RUN_GRID, *SMALL, "--optimizers", "adam", "--axis", f"objective={','.join(OBJECTIVES)}",
         "--axis", f"network={','.join(NETWORKS)}", "--seeds", 0, "--epochs", 3, "--name", "all", "--tracking-uri", uri,
         "--register", "best",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    names = {f"{objective}_{network}_s0" for objective in OBJECTIVES for network in NETWORKS}
+    names = {f"adam_{objective}_{network}_s0" for objective in OBJECTIVES for network in NETWORKS}
     runs = rows("SELECT name, run_uuid, status FROM runs WHERE name != 'all'")
     assert {(name, status) for name, _, status in runs} == {(name, "FINISHED") for name in names}
     healthy = rows("SELECT count(*) FROM tags WHERE key = 'health' AND value NOT IN ('diverged', 'collapsed')")

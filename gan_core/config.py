@@ -93,11 +93,11 @@ class RunConfig:
     )
     beta1: float | None = _setting(
         _optimizers_own("beta1"), "beta1-",
-        "of adam and adamw: how much of the mean gradient a step keeps; 0 up to less than 1 (default: 0.9)", ge=0, lt=1,
+        "share of the mean gradient that a step of adam or adamw keeps; 0 up to less than 1 (default: 0.9)", ge=0, lt=1,
     )  # fmt: skip
     beta2: float | None = _setting(
         _optimizers_own("beta2"), "beta2-",
-        "of adam and adamw: how much of the mean square a step keeps; 0 up to less than 1 (default: 0.999)", ge=0, lt=1,
+        "share of the mean square that a step of adam or adamw keeps; 0 up to less than 1 (default: 0.999)", ge=0, lt=1,
     )  # fmt: skip
     weight_decay: float | None = _setting(
         _optimizers_own("weight_decay"), "wd",
@@ -119,10 +119,13 @@ class RunConfig:
         "wasserstein, else 0)", ge=0, allow_inf_nan=False,
     )  # fmt: skip
     z_dim: int = _count(100, "z", "length of the noise vector z; 1 or more")
-    hidden_dim: int = _count(128, "h", "width of the hidden layer of D and of G, or maps of the middle one; 1 or more")
+    hidden_dim: int = _count(
+        128, "h", "width of the hidden layer of D and of G, in dcgan maps of the middle layer; 1 or more"
+    )
     ema: float = _setting(
         0.0, "ema",
-        "how much of the mean of G's weights a step keeps; that mean is G then; 0 (none) up to less than 1", ge=0, lt=1,
+        "evaluate and save a running mean of G's weights, of which each step keeps this share; 0 (no mean) up to less "
+        "than 1", ge=0, lt=1,
     )  # fmt: skip
     batch_size: int = _count(64, "b", "real images per step; 1 up to the size of the image set")
     epochs: int = _count(100, "e", "passes over the image set; 1 or more")

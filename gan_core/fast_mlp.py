@@ -185,11 +185,9 @@ class FastStep:
 
     def _record(self, scores: Tensor) -> Tensor:
         """steps×3×n → 4×steps: the losses of D and G, and the mean scores of real and fake images."""
-        objective, s = self._objective, self._smoothing
+        objective = self._objective
         real, fake, fooled = scores.unbind(1)
-        real_losses = objective.real_loss(real)
-        if s:
-            real_losses = (1 - s) * real_losses + s * objective.fake_loss(real)
+        real_losses = objective.smoothed_real_loss(real, self._smoothing)
         D_losses = real_losses.mean(dim=1) + objective.fake_loss(fake).mean(dim=1)
         return torch.stack([D_losses, objective.generator_loss(fooled).mean(dim=1), real.mean(dim=1), fake.mean(dim=1)])
 
@@ -202,9 +200,8 @@ class _Network:
     """
 
     def __init__(self, name: str, module: nn.Module, config: RunConfig, average: nn.Module | None = None) -> None:
-        parameters, rate = list(module.parameters()), config.learning_rate
-        if name == "D" and config.discriminator_learning_rate:
-            rate = config.discriminator_learning_rate
+        parameters = list(module.parameters())
+        rate = (config.discriminator_learning_rate if name == "D" else None) or config.learning_rate
         weights = _in_one_vector(module)
         self.average: Callable[[], object] = lambda: None
         if average and average is not module:

@@ -118,6 +118,14 @@ class Objective(NamedTuple):
     penalty: "Penalty" = r1  # on D's gradient: of D, real and generated images (n×C×H×W), and n numbers 0..1
     gradient_penalty: float = 0.0  # its weight where none is given
 
+    def smoothed_real_loss(self, score: "Tensor", smoothing: float) -> "Tensor":
+        """What real images cost D where a share of each, `smoothing`, counts as generated: a label of 1 − smoothing.
+
+        Salimans et al., "Improved Techniques for Training GANs", 2016, https://arxiv.org/abs/1606.03498.
+        """
+        loss = self.real_loss(score)
+        return (1 - smoothing) * loss + smoothing * self.fake_loss(score) if smoothing else loss
+
 
 PROBABILITY = "the probability that D gives to an image of being real"
 TARGET = "D's output, which aims at 1 for real images and at 0 for generated ones"

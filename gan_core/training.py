@@ -142,7 +142,8 @@ class PlainStep:
             with torch.no_grad():
                 fake = self.G(z_fake[:n])
             real_score, fake_score = self._score(x), self._score(fake)  # n×1
-            D_loss = self._real_loss(real_score).mean() + self.objective.fake_loss(fake_score).mean()
+            real_loss = self.objective.smoothed_real_loss(real_score, self.config.label_smoothing)
+            D_loss = real_loss.mean() + self.objective.fake_loss(fake_score).mean()
             if weight := self.config.gradient_penalty:
                 D_loss = D_loss + weight * self.objective.penalty(self.D, x, fake, at[:n]).mean()
             self.D_optimizer.zero_grad()
@@ -166,16 +167,6 @@ class PlainStep:
         """n×C×H×W → n×1."""
         output: Tensor = self.D(images)
         return output.sigmoid() if self.objective.probability else output
-
-    def _real_loss(self, score: Tensor) -> Tensor:
-        """With label_smoothing s, a share s of what D pays is for not having taken real images for generated ones.
-
-        Salimans et al., "Improved Techniques for Training GANs", 2016, https://arxiv.org/abs/1606.03498: a label
-        of 1 − s.
-        """
-        loss = self.objective.real_loss(score)
-        s = self.config.label_smoothing
-        return (1 - s) * loss + s * self.objective.fake_loss(score) if s else loss
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -7,7 +7,6 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file
 
 WEIGHTS = "generator"  # the artifact that holds them
 LEAK = 0.2  # slope of the leaky ReLU below 0
@@ -21,9 +20,8 @@ class ServedGenerator(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the weights. A safetensors file holds numbers, and nothing in it is executed."""
-        path = context.artifacts[WEIGHTS]
-        self._weights = load_file(path)
-        with safe_open(path, framework="np") as file:
+        with safe_open(context.artifacts[WEIGHTS], framework="numpy") as file:
+            self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
             about = file.metadata()
         self._network = about.get("network", "mlp")  # version 0.1.0 knew no other
         self._size, self._channels = int(about.get("image_size", 28)), int(about.get("channels", 1))

@@ -81,6 +81,11 @@ def some(words: Sequence[str], most: int = 6) -> str:
     return listed(words) if len(words) <= most else f"{', '.join(words[:most])} and {len(words) - most} more"
 
 
+def or_none(value: str) -> str:
+    """The value of a field; `none` where the run has no such field."""
+    return "none" if value == "None" else value
+
+
 def duration(seconds: float) -> str:
     """A span of time; a dash where it is not known."""
     return in_time(seconds) if math.isfinite(seconds) and seconds > 0 else NONE
@@ -97,7 +102,8 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 FILTERS = (
-    number, signed, interval, estimate, p_value, p_clause, counted, listed, some, duration, moment, data_uri, quote
+    number, signed, interval, estimate, p_value, p_clause, counted, listed, some, or_none, duration, moment, data_uri,
+    quote,
 )  # fmt: skip
 
 

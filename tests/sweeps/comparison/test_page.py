@@ -232,6 +232,22 @@ def test_other_axes_and_their_values_at_their_best(files, made_up):
     assert "The practical" not in text
 
 
+def test_a_field_that_only_some_settings_have_is_not_called_none(files, made_up):
+    runs = [
+        made_up.run(seed, fd * (1 + 0.02 * seed), z_dim=30, **settings)
+        for seed in range(3)
+        for fd, settings in (
+            (3.0, {"optimizer": "sgd"}),
+            *((fd, {"optimizer": "adam", "beta1": beta1}) for fd, beta1 in ((6.0, 0.5), (9.0, 0.9))),
+        )
+    ]
+    text = text_of(files(runs, axes=("optimizer", "beta1")))
+    best = text[text.index("Each value of an axis at its best") :]
+    assert re.search(r"no beta1\s*sgd_z30", best)
+    assert re.search(r"beta1 0.5\s*adam_", best)
+    assert "None" not in text
+
+
 def test_the_csv_files_have_the_comparison(files, made_up):
     runs = [
         made_up.run(seed, fd, z_dim=z)

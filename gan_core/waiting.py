@@ -18,6 +18,6 @@ def told(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
         if done and now - last >= TELL_EVERY:
             last = now
             left = (now - begun) / done * (total - done)
-            time_left = f"{left / 60:.0f} minutes" if left >= 120 else f"{left:.0f} seconds"
+            time_left = f"{left / 60:.0f} min" if left >= 120 else f"{left:.0f} s"
             print(f"{what}: {done:,} of {total:,}, about {time_left} left", file=sys.stderr)
         yield step

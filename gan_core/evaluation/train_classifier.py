@@ -153,7 +153,7 @@ def _train(name: str, train: LabelledImages, epochs: int, seed: int) -> Classifi
         optimizer, max_lr=RECIPE.peak_learning_rate, total_steps=epochs * steps_per_epoch
     )
     order, shifts = stream("judge-order", seed), stream("judge-shifts", seed)
-    for _ in told(range(epochs), epochs, f"training a classifier for {name}, in epochs"):
+    for _ in told(range(epochs), epochs, f"training a classifier for {name}, epochs"):
         batches = torch.randperm(len(train.images), generator=order).split(RECIPE.batch_size)[:steps_per_epoch]
         for batch in batches:
             images = moved(train.images[batch], shifts)

@@ -190,7 +190,7 @@ def test_a_long_training_is_told(tmp_path: Path, short_training, monkeypatch, ca
     monkeypatch.setattr(waiting, "TELL_EVERY", 0.0)
     monkeypatch.setattr(module, "RECIPE", dataclasses.replace(module.RECIPE, least_steps=18))
     train_classifier(DIGITS)
-    told = r"^training a classifier for digits, in epochs: 1 of 2, about \d+ seconds left$"
+    told = r"^training a classifier for digits, epochs: 1 of 2, about \d+ s left$"
     assert re.search(told, capsys.readouterr().err, re.M)
 
 

@@ -92,7 +92,9 @@ class RunFolder:
             write_whole(self.folder / names.LOSSES_ARRAYS, arrays.getvalue())
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name may have emojis in it
-                plot_losses(self._epochs, self._title).savefig(picture, format="png", dpi=120)
+                plot_losses(self._epochs, self._title).savefig(
+                    picture, format="png", dpi=120, pil_kwargs={"compress_level": 1}
+                )
             write_whole(self.folder / names.LOSSES_PICTURE, picture.getvalue())
         if trace:
             write_whole(self.folder / names.TRACEBACK_FILE, trace.encode())

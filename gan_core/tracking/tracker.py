@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import tempfile
 import threading
 import time
@@ -117,7 +118,8 @@ class MlflowTracker:
         dataset = Dataset(data.name, data.digest, "local", source, profile=profile)
         self._repeat(self._read_stored)
         self._repeat(lambda: self._client.update_run(self._run_id, status="RUNNING"))
-        self._repeat(lambda: self._client.log_batch(self._run_id, params=params))
+        shown = [RunTag(compat.LOGGED_IMAGES_TAG, "True")]
+        self._repeat(lambda: self._client.log_batch(self._run_id, params=params, tags=shown))
         self._repeat(lambda: self._client.log_inputs(self._run_id, [DatasetInput(dataset)]))
 
     def _read_stored(self) -> None:
@@ -184,16 +186,16 @@ class MlflowTracker:
         slides = [f"{stem}{ending}" for ending in compat.SLIDE_ENDINGS]
         if self._paths.issuperset(slides):
             return
-        with Image.open(self._files.folder / names.sheet_name(epoch)) as sheet:
-            sheet.load()
+        sheet = self._files.folder / names.sheet_name(epoch)
+        large, small = (self._files.folder / slide for slide in slides)
+        large.parent.mkdir(exist_ok=True)
+        shutil.copyfile(sheet, large)
+        with Image.open(sheet) as image:
+            image.thumbnail(SMALL_SLIDE)
+            image.save(small, method=0)  # the quickest
         for slide in slides:
-            path = self._files.folder / slide
-            path.parent.mkdir(exist_ok=True)
-            sheet.save(path)
             self._upload(slide)
-            path.unlink()
-            sheet.thumbnail(SMALL_SLIDE)
-        self._tag({compat.LOGGED_IMAGES_TAG: "True"})
+            (self._files.folder / slide).unlink()
 
     def _upload(self, name: str) -> None:
         folder = str(Path(name).parent) if "/" in name else None

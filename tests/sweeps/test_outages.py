@@ -34,7 +34,9 @@ RUN_GRID = Path(__file__).parents[2] / "sweeps" / "run_grid.py"
 OUTAGE = 60.0  # seconds
 HIDDEN = 256
 RUNS = 2
+GRID, RACE = ("--seeds", 0), ("--max-seeds", 2)
 METRICS_AN_EPOCH, OTHER_METRICS = 8, 11  # at the end, and one at the first epoch
+METRICS_AT_A_RUNG = 5
 
 
 def takes_minutes(test):
@@ -45,13 +47,15 @@ def takes_minutes(test):
 class Sweep:
     """The command, running, its output in a file."""
 
-    def __init__(self, uri, folder, epochs, checkpoint_every=50):
+    def __init__(self, uri, folder, epochs, checkpoint_every=50, seeds=GRID):
         self.epochs = epochs
+        self.raced = seeds == RACE
+        self.runs = RUNS * 2 if self.raced else RUNS
         self.database = folder / "mlflow.db"
         self.name = f"test-outage-{folder.name}"
         self.output = folder.parent / f"said-{time.monotonic()}"  # the folder's disk may be full
         words = (
-            "--dataset", "digits", "--hidden-dim", HIDDEN, "--optimizers", "adam", "--z-dims", 5, 7, "--seeds", 0,
+            "--dataset", "digits", "--hidden-dim", HIDDEN, "--optimizers", "adam", "--z-dims", 5, 7, *seeds,
             "--epochs", epochs, "--evaluate-every", 0, "--checkpoint-every", checkpoint_every, "--workers", RUNS,
             "--tracking-uri", uri, "--checkpoint-dir", folder / "checkpoints", "--name", self.name,
         )  # fmt: skip
@@ -80,7 +84,7 @@ class Sweep:
 
     def logged(self):
         """The last epoch in the store, of the run that is furthest; 0 if it has none."""
-        return self.rows("SELECT max(step) FROM metrics")[0][0] or 0
+        return self.rows("SELECT max(step) FROM metrics WHERE key = 'loss/generator'")[0][0] or 0
 
     def points(self):
         return set(self.rows("SELECT run_uuid, key, step, value FROM metrics"))
@@ -103,9 +107,9 @@ class Sweep:
             "SELECT count(*), count(DISTINCT key || step) FROM metrics WHERE run_uuid IN "
             "(SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId') GROUP BY run_uuid"
         )
-        expected = self.epochs * METRICS_AN_EPOCH + OTHER_METRICS
-        assert statuses == [("FINISHED", RUNS + 1)], self.said
-        assert points == [(expected, expected)] * RUNS
+        expected = self.epochs * METRICS_AN_EPOCH + OTHER_METRICS + METRICS_AT_A_RUNG * self.raced
+        assert statuses == [("FINISHED", self.runs + 1)], self.said
+        assert points == [(expected, expected)] * self.runs
         assert self.rows("SELECT 1 FROM tags WHERE key = 'failure_reason'") == []
         return True
 
@@ -186,8 +190,10 @@ def _server_killed(folder, empty_store, epochs):
 
 
 def _locked(folder, empty_store, epochs):
+    """In a race, which trains another seed of both settings once it has the scores of the first ones."""
     shutil.copy(empty_store, folder / "mlflow.db")
-    with _other_user(folder) as other, Sweep(f"sqlite:///{folder / 'mlflow.db'}", folder, epochs) as sweep:
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with _other_user(folder) as other, Sweep(uri, folder, epochs, seeds=RACE) as sweep:
         return _away(sweep, lambda: other.execute("BEGIN EXCLUSIVE"), lambda: other.execute("ROLLBACK"))
 
 

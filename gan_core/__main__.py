@@ -56,7 +56,8 @@ def main() -> int:
     begin = _begin_in_folder if args.output is not None else _begin_in_store
     with ExitStack() as lock:
         checkpoints, tracker = begin(args, name, config, data, lock)
-        print(f"{name}: {config.epochs} epochs of {len(data.images):,} images ({data.name}), record in {where}")
+        epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+        print(f"{name}: {epochs} of {len(data.images):,} images ({data.name}), record in {where}")
         with LiveView({name: config.epochs}) as view:
             outcome = run(Job(name, config, data, reference, options, checkpoints), tracker, view)
             view.end(name, *outcome)

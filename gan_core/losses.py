@@ -146,8 +146,8 @@ OBJECTIVES = {
     # Mao et al., "Least Squares Generative Adversarial Networks", 2017: https://arxiv.org/abs/1611.04076
     "least-squares": Objective(near_one, near_zero, near_one, TARGET, certain=CERTAIN, labels=True),
     # Lim and Ye, "Geometric GAN", 2017: https://arxiv.org/abs/1705.02894
-    # The first epoch of a dcgan's D on MNIST has 1.5 and -1.5, and a tenth of the loss of chance. At 1.2 and -1.2 it is
-    # a quarter: that D learns on, and G as well.
+    # A dcgan's D on MNIST had 1.5 and -1.5 when its loss was a tenth of that of chance. At 1.2 and -1.2 the loss was a
+    # quarter of it, and G got better (docs/results.md).
     "hinge": Objective(above_one, below_minus_one, high, MARGIN, certain=(1.5, -1.5)),
     # Arjovsky et al., "Wasserstein GAN", 2017: https://arxiv.org/abs/1701.07875, with the penalty of its successor.
     "wasserstein": Objective(high, low, high, CRITIC, penalty=one_lipschitz, gradient_penalty=10.0),

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from sweeps.race import CHECKS, Rules, decide
+from sweeps.race import CHECKS, NEAR_CHECKS, Rules, decide
 
 EPOCHS = 100
 RUNGS = (5, 10, 20, 30, 35, 60)  # epochs at which the scores are simulated, beside the end
@@ -283,8 +283,9 @@ def main() -> None:
         known = chosen.get(args.family) or read_family(Path(args.family), rules)
         chosen = {args.family: known}
     print(
-        f"{args.sweeps} sweeps of each family, at most {rules.max_seeds} seeds, {CHECKS} of them to check; margin "
-        f"{rules.margin:.0%}, confidence {rules.confidence:.0%}, rung at epoch {rules.rung}, seed {args.seed}\n\n"
+        f"{args.sweeps} sweeps of each family, at most {rules.max_seeds} seeds, {CHECKS} or {NEAR_CHECKS} of them to "
+        f"check; margin {rules.margin:.0%}, confidence {rules.confidence:.0%}, rung at epoch {rules.rung}, seed "
+        f"{args.seed}\n\n"
         "| family | method | wrong | cost, mean | answered | interval holds the truth |\n"
         "| --- | --- | --- | --- | --- | --- |"
     )

@@ -24,6 +24,9 @@ from sweeps.inference import Estimate, Group, farther_apart, moderated, worse
 
 LEADERS, TOGETHER = 2, (1, 2)  # the best settings by seed 0, and the seeds that they get next
 CHECKS = 2  # fresh seeds of the chosen setting
+# Where another setting is this near, by its log distance, the race has ended because spreads looked small. So these
+# say nothing about the chosen setting's interval: it gets as many fresh seeds as give one by themselves.
+NEAR, NEAR_CHECKS = math.log(1.2), 4
 DIVERGED = "diverged"  # the health of a run that has failed by its own doing
 RUNG = 0.05  # share of a run's epochs
 # Of drawn settings: share of a run's epochs → how far behind the best, in log distance, one cannot catch up. Of 64
@@ -31,7 +34,7 @@ RUNG = 0.05  # share of a run's epochs
 CATCH_UP = {0.1: math.log(4), 0.3: math.log(3)}
 # Looks at the same seeds overlap, so their errors do not add up: with ten looks each could have twice its share
 # (Pocock 1977). A test by two or three seeds errs a little more often than it says, so it is less than that.
-OVERLAP = 1.2
+OVERLAP = 1.6
 AGREES = 20  # how much greater than the level the p-value of a setting may be that its second seed does not speak for
 PLAYS = 3  # of the rest of a race, of which the median is what it is likely to need
 WORTH = 0.9  # a mean is not made surer whose variance is a smaller share of that of the one it is compared with
@@ -223,7 +226,9 @@ def _course(race: Race, scores: Scores, more: bool) -> Iterator[list[Ask]]:
         race.needed = max(race.needed, rules.max_seeds + 1)
         return
     used = 1 + max(seed for setting, seed in race.reached if setting == race.chosen)
-    if fresh := range(used, min(used + CHECKS, rules.max_seeds)):
+    nearest = min((mean for name, (mean, _) in race.known.items() if name != race.chosen), default=math.inf)
+    checks = NEAR_CHECKS if nearest < race.known[race.chosen][0] + NEAR else CHECKS
+    if fresh := range(used, min(used + checks, rules.max_seeds)):
         race.checks = fresh
         yield [Ask(race.chosen, seed, end) for seed in fresh]
         before = [scores[race.chosen, seed][end] for seed in range(seeds[race.chosen])]
@@ -395,14 +400,16 @@ def _in_need(
 
 
 def _by_fresh(fresh: Sequence[float], before: Sequence[float], confidence: float) -> Estimate:
-    """The mean of fresh seeds, with a t interval; the spread is that within these and within those before them.
+    """The mean of fresh seeds, with a t interval: by their own spread where they are NEAR_CHECKS.
 
-    A race stops where spreads look small; half a degree of freedom less makes up for it (benchmarks/race.py).
+    Where they are fewer, by that within these and within those before them. A race stops where spreads look small;
+    half a degree of freedom less makes up for it (benchmarks/race.py).
     """
     from scipy.special import stdtrit
 
-    df = max(len(fresh) + len(before) - 2, 1)
-    squares = sum(float(np.var(part)) * len(part) for part in (fresh, before))
+    parts, less = ([fresh], 0.0) if len(fresh) == NEAR_CHECKS else ([fresh, before], 0.5)
+    df = max(sum(len(part) - 1 for part in parts), 1)
+    squares = sum(float(np.var(part)) * len(part) for part in parts)
     mean = float(np.mean(fresh))
-    half = float(stdtrit(max(df - 0.5, 1), (1 + confidence) / 2)) * math.sqrt(squares / df / len(fresh))
+    half = float(stdtrit(max(df - less, 1), (1 + confidence) / 2)) * math.sqrt(squares / df / len(fresh))
     return Estimate(mean, mean - half, mean + half, len(fresh))

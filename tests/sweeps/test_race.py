@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from benchmarks.race import families, simulate
-from sweeps.race import CHECKS, Ask, Rules, Trained, ahead, bounds, decide, likely_left, scores_of
+from sweeps.race import CHECKS, NEAR_CHECKS, Ask, Rules, Trained, ahead, bounds, decide, likely_left, scores_of
 
 RULES = Rules(100)
 EPOCHS = (5, 10, 30, 100)  # the rungs, those of drawn settings too
@@ -85,6 +86,17 @@ def test_the_chosen_setting_is_checked_with_fresh_seeds():
     assert race.distance.n == CHECKS
     *_, last = course("ab", scores)
     assert last == [Ask("a", seed, 100) for seed in trained[-CHECKS:]]
+
+
+@pytest.mark.parametrize(("answer", "other"), [("equal", 1.01), ("best", 1.15)])
+def test_where_another_setting_is_near_fresh_seeds_alone_give_the_interval(answer, other):
+    scores = table([1, other, 3], 0.01)
+    race = decide("abc", scores, RULES)
+    assert race.answer == answer
+    fresh = [scores[race.chosen, seed][100] for seed in race.checks]
+    assert race.distance.n == len(fresh) == NEAR_CHECKS
+    found = stats.ttest_1samp(fresh, 0).confidence_interval(0.95)
+    assert (race.distance.low, race.distance.high) == pytest.approx((found.low, found.high))
 
 
 def test_settings_within_the_margin_are_equal_and_the_others_worse():

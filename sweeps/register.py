@@ -62,9 +62,8 @@ def register_best(client: MlflowClient, parent: Run, name: str) -> Registered:
     with tempfile.TemporaryDirectory(prefix="gan-model-") as scratch:
         file = Path(client.download_artifacts(best.info.run_id, names.GENERATOR_FILE, scratch))
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        for there in client.search_model_versions(f"name = '{name}'"):
-            if there.tags.get(DIGEST_TAG) == digest:
-                return Registered(name, str(there.version), best, len(scored), new=False)
+        if there := client.search_model_versions(f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{digest}'"):
+            return Registered(name, str(there[0].version), best, len(scored), new=False)
         tags = {**_origin(parent, best), DIGEST_TAG: digest}
         model_id = _log_model(client, best, file, Path(scratch) / "model", tags)
     try:
@@ -161,22 +160,17 @@ def _log_model(client: MlflowClient, run: Run, file: Path, folder: Path, tags: d
     return model_id
 
 
-def save_model(file: Path, G: Generator, folder: Path, about: object = None) -> None:
+def save_model(file: Path, G: Generator, folder: Path, about: object) -> None:
     """Write the generator as an MLflow model to `folder`: weights, the code to read them, requirements."""
     import mlflow.pyfunc
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import Schema, TensorSpec
+    from mlflow.models import infer_signature
 
-    number, z = np.dtype(np.float32), fixed_noise(G.z_dim)[:EXAMPLES]
+    z = fixed_noise(G.z_dim)[:EXAMPLES]
     mlflow.pyfunc.save_model(
         path=folder,
         python_model=CODE,
         artifacts={"generator": str(file)},
-        signature=ModelSignature(
-            Schema([TensorSpec(number, (-1, G.z_dim))]),
-            Schema([TensorSpec(number, (-1, *G(z).shape[1:]))]),
-        ),
+        signature=infer_signature(z.numpy(), G(z).detach().numpy()),
         input_example=z.numpy(),
         pip_requirements=[f"{package}=={version(package)}" for package in SERVED_WITH],
         metadata={"input": "z, standard normal", "output": "images, -1 (black) to 1 (white)"},

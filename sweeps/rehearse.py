@@ -26,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sweeps.comparison.compare import compare, scores_of_runs
     from sweeps.plan import render
 
-    rules = Rules(_epochs(record), checked.until, checked.margin, _seeds(record, options.get("max_seeds")))
-    recorded = _from_seed_0(_with_rungs(scores_of_runs(record, rules), rules))
+    epochs, seeds = _epochs_and_seeds(record)
+    rules = Rules(epochs, checked.until, checked.margin, min(options.get("max_seeds", seeds), seeds))
+    recorded = _as_in_a_race(scores_of_runs(record, rules), rules)
     races = rehearse(record.settings, recorded, rules)
     whole = sum(max((epoch for epoch in its if epoch <= rules.epochs), default=0) for its in recorded.values())
     values = {"record": record, "c": compare(record), "races": races, "whole": whole / rules.epochs, "rules": rules}
@@ -49,39 +50,29 @@ def rehearse(settings: Sequence[str], recorded: Scores, rules: Rules) -> list[Ra
     return races
 
 
-def _epochs(record: "SweepRecord") -> int:
-    lengths = {run.length for run in record.runs if run.finished}
-    if len(lengths) != 1:
-        raise UserError(
-            f"the runs of {record.name} should have one length to be raced, got {sorted(lengths) or 'none'}"
-        )
-    return lengths.pop()
-
-
-def _seeds(record: "SweepRecord", most: int | None) -> int:
-    """How many seeds a setting may have: as many as are recorded, at most."""
+def _epochs_and_seeds(record: "SweepRecord") -> tuple[int, int]:
+    """The length of the finished runs, and how many seeds they have. Raises UserError if they cannot be raced."""
     from sweeps.comparison.render import counted
 
-    there = len({run.seed for run in record.runs if run.finished})
-    if there < 2 or len(record.settings) < 2:
+    finished = [run for run in record.runs if run.finished]
+    lengths, seeds = sorted({run.length for run in finished}), len({run.seed for run in finished})
+    if len(lengths) != 1:
+        raise UserError(f"the runs of {record.name} should have one length to be raced, got {lengths or 'none'}")
+    if seeds < 2 or len(record.settings) < 2:
         settings = counted(len(record.settings), "setting")
-        raise UserError(f"{record.name} has {settings} and {counted(there, 'seed')}: a race takes two of each")
-    return min(most or there, there)
+        raise UserError(f"{record.name} has {settings} and {counted(seeds, 'seed')}: a race takes two of each")
+    return lengths[0], seeds
 
 
-def _with_rungs(scores: Scores, rules: Rules) -> dict[tuple[str, int], dict[int, float]]:
-    """The scores, where a run has none at the rung with those of the first epoch after it that was scored."""
+def _as_in_a_race(scores: Scores, rules: Rules) -> Scores:
+    """The scores as a race has them: seeds count from 0, and a run with none at the rung has its next one there."""
+    seeds = sorted({seed for _, seed in scores})
     found = {}
-    for run, its in scores.items():
+    for (setting, seed), its in scores.items():
         later = [epoch for epoch in its if rules.rung <= epoch < rules.epochs]
-        found[run] = {**its, **({rules.rung: its[min(later)]} if later else {})}
+        at_rung = {rules.rung: its[min(later)]} if later else {}
+        found[setting, seeds.index(seed)] = {**its, **at_rung}
     return found
-
-
-def _from_seed_0(scores: Scores) -> dict[tuple[str, int], Mapping[int, float]]:
-    """The same with seeds counted from 0, in their order."""
-    place = {seed: n for n, seed in enumerate(sorted({seed for _, seed in scores}))}
-    return {(setting, place[seed]): its for (setting, seed), its in scores.items()}
 
 
 def _parser() -> OneLineParser:

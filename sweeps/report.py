@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from gan_core.cli import OK, OneLineParser, add_store, run_command
 from gan_core.errors import UserError
-from gan_core.tracking.store import brief, redact, resolve_uri
+from gan_core.metric_names import REPORT
+from gan_core.storage import project_root, write_whole
+from gan_core.tracking.store import brief, check_store, redact, resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +43,10 @@ def open_sweep(args: Namespace) -> "tuple[MlflowClient, SweepRecord]":
     from mlflow import MlflowClient
 
     uri = resolve_uri(args.tracking_uri)
-    _require_store(uri)
+    file = sqlite_file(uri)
+    if file is not None and not (file.is_file() and file.stat().st_size):
+        raise UserError(f"there is no store {file}; python sweeps/run_grid.py makes one")
+    check_store(uri)
     from sweeps.comparison.records import find_sweep, read_sweep
     from sweeps.comparison.render import render
 
@@ -68,8 +73,6 @@ def store_errors(uri: str) -> Iterator[None]:
 
 def report_folder(uri: str, sweep: str) -> Path:
     """Where a sweep's report goes: beside an SQLite store, as artifacts do, else in the project's folder."""
-    from gan_core.storage import project_root
-    from gan_core.tracking.store import sqlite_file
     from sweeps.comparison.page import safe_name
 
     file = sqlite_file(uri)
@@ -78,8 +81,6 @@ def report_folder(uri: str, sweep: str) -> Path:
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a report's files, by their paths within the folder. Raises UserError."""
-    from gan_core.storage import write_whole
-
     for name, content in files.items():
         try:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,6 @@ def publish_report(client: "MlflowClient", uri: str, comparison: "Comparison") -
 
     Raises UserError, MlflowException or OSError.
     """
-    from gan_core.metric_names import REPORT
     from sweeps.comparison.page import PAGE, report_files
 
     files = report_files(client, comparison)
@@ -112,15 +112,6 @@ def _parser() -> OneLineParser:
     where = "where to write it (default: reports/NAME beside the store)"
     parser.add_argument("--output", type=Path, metavar="DIR", help=where)
     return parser
-
-
-def _require_store(uri: str) -> None:
-    from gan_core.tracking.store import check_store, sqlite_file
-
-    file = sqlite_file(uri)
-    if file is not None and not (file.is_file() and file.stat().st_size):
-        raise UserError(f"there is no store {file}; python sweeps/run_grid.py makes one")
-    check_store(uri)
 
 
 def command() -> None:

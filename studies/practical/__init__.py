@@ -57,20 +57,20 @@ def section(comparison: Comparison, artifacts: Artifacts) -> Section | None:
     if not is_its_grid(comparison):
         return None
     claims = Claims(comparison)
-    duel = [setting.finished for setting in claims.duel.values()]
     sgd = {z: setting.finished for z, setting in claims.settings["sgd"].items()}
     pictures: dict[str, Picture] = {}
-    for network, metric in LOSSES.items() if duel else ():
+    for network, metric in LOSSES.items() if claims.duel else ():
         lines = [
             Line(LABEL.format(**runs[0].fields), runs, metric, colour)
-            for runs, colour in zip(duel, COLOURS, strict=False)
+            for runs, colour in zip(claims.duel.values(), COLOURS, strict=False)
         ]
         pictures[f"practical_losses_{network}"] = chart(lines, f"Loss of {network}")
     for z, runs in sgd.items():
         both = [Line("G", runs, names.LOSS_G, G_COLOUR), Line("D", runs, names.LOSS_D, D_COLOUR)]
         pictures[f"practical_z{z}"] = chart(both)
     sheets = artifacts.last_sheets([run for runs in sgd.values() for run in runs if run.seed == comparison.seed])
-    peaks = {run.run_id: artifacts.read(run, names.LOSSES_ARRAYS, _peaks) or {} for runs in duel for run in runs}
+    duelling = [run for runs in claims.duel.values() for run in runs]
+    peaks = {run.run_id: artifacts.read(run, names.LOSSES_ARRAYS, _peaks) or {} for run in duelling}
     fields = {name: sorted({run.fields.get(name, "") for run in comparison.record.runs}) for name in AS_IT_WAS}
     values = {
         "its": claims,
@@ -85,11 +85,9 @@ def section(comparison: Comparison, artifacts: Artifacts) -> Section | None:
 
 def is_its_grid(comparison: Comparison) -> bool:
     """Whether a sweep is one of the practical's experiments: SGD against Adam, or z_dims with SGD."""
-    if not comparison.record.runs or not set(comparison.axes) <= AXES:
-        return False
-    fields = [run.fields for run in comparison.record.runs]
-    optimizers, z_dims = ({each.get(name) for each in fields} for name in ("optimizer", "z_dim"))
-    return optimizers >= set(CLAIMED) or ("sgd" in optimizers and len(z_dims) > 1)
+    optimizers, z_dims = ({run.fields.get(name) for run in comparison.record.runs} for name in ("optimizer", "z_dim"))
+    compared = optimizers >= set(CLAIMED) or ("sgd" in optimizers and len(z_dims) > 1)
+    return compared and set(comparison.axes) <= AXES
 
 
 def _peaks(file: Path) -> dict[str, float]:
@@ -110,11 +108,10 @@ def decide(
     unit: Literal["", "times"] = "", lacks: str = "", **about: Any,
 ) -> Part:  # fmt: skip
     """The part decided by one value per seed (unit times: a logarithm). `lacks`: why there may be none."""
-    found, about = interval(list(values)), about | {"within": within}
-    if not found.n:
-        return Part(key, "not decided", about, lacks or "no run")
+    found = interval(list(values))
     shown = found.through(math.exp) if unit == "times" else found
-    return Part(key, outcome_of(found, within), about, found=shown, unit=unit)
+    lacks = "" if found.n else lacks or "no run"
+    return Part(key, outcome_of(found, within), about | {"within": within}, lacks, shown, unit)
 
 
 class Claims:
@@ -131,7 +128,7 @@ class Claims:
         sgd, adam = (settings.keys() for settings in self.settings.values())
         # The z_dim at which optimizers are compared: the nearest that both have.
         self.usual_z = min(sorted(sgd & adam or sgd | adam), key=lambda z: abs(z - USUAL_Z), default=USUAL_Z)
-        self.duel = {name: its[self.usual_z] for name, its in self.settings.items() if self.usual_z in its}
+        self.duel = {name: its[self.usual_z].finished for name, its in self.settings.items() if self.usual_z in its}
 
     def _at_usual_rate(self, optimizer: str) -> tuple[float | None, dict[int, Setting]]:
         """Its default learning rate if the sweep has it, else that of its best setting by fd; the settings there."""
@@ -170,7 +167,8 @@ class Claims:
 
     def _loss_curves(self, peaks: Mapping[str, Mapping[str, float]]) -> list[Part]:
         """SGD's curves and Adam's at one z_dim."""
-        sgd, adam = (self.duel[name].finished if name in self.duel else [] for name in CLAIMED)
+        runs = {name: self.duel.get(name, []) for name in CLAIMED}
+        sgd, adam = runs.values()
 
         def near(key: str, optimizer: str, network: str, values: Iterable[float], about: float) -> Part:
             within = (about * (1 - NEAR), about * (1 + NEAR))
@@ -178,7 +176,7 @@ class Claims:
             return decide(key, values, within, lacks=lacks, optimizer=optimizer, network=network, near=about)
 
         def peak(optimizer: str, network: str, about: float) -> Part:
-            values = [peaks.get(run.run_id, {}).get(network, math.nan) for run in (sgd if optimizer == "sgd" else adam)]
+            values = [peaks.get(run.run_id, {}).get(network, math.nan) for run in runs[optimizer]]
             return near("peak", optimizer, network, values, about)
 
         def swings(network: str) -> Part:
@@ -239,10 +237,8 @@ class Claims:
 
     def _loss_tells(self, network: str) -> list[Part]:
         """A loss against fd, over all finished runs and over the epochs of each."""
-        about, metric = {"network": network}, LOSSES[network]
-        if not self._scored:
-            return [Part(key, "not decided", about, "no fd") for key in ("over runs", "over epochs")]
-        runs = [run for setting in self._comparison.settings for run in setting.finished]
+        metric, about, no_fd = LOSSES[network], {"network": network}, self._lacks(fd=True)
+        runs = [] if no_fd else [run for setting in self._comparison.settings for run in setting.finished]
         scored = [run for run in runs if run.score(names.FD)]
         over_runs = spearman([run.last(metric) for run in scored], [run.last(names.FD) for run in scored])
         rhos = []
@@ -253,8 +249,8 @@ class Claims:
         per_seed = pd.DataFrame(rhos, columns=["seed", "rho"]).groupby("seed")["rho"].mean()
         over_epochs = interval(per_seed).within(-1, 1)
         return [
-            _correlated("over runs", over_runs, "too few or too equal", about),
-            _correlated("over epochs", over_epochs, "too few epochs", about),
+            _correlated("over runs", over_runs, no_fd or "too few or too equal", about),
+            _correlated("over epochs", over_epochs, no_fd or "too few epochs", about),
         ]
 
 

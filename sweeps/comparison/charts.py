@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,7 +88,7 @@ def lines_of(settings: Sequence[Setting], comparison: Comparison, metric: str) -
 
 
 @rc_context(STYLE)
-def chart(lines: Sequence[Line], title: str = "", marks: Mapping[str, float] = MappingProxyType({})) -> Picture:
+def chart(lines: Sequence[Line], title: str = "", marks: Mapping[str, float] | None = None) -> Picture:
     """A metric over the epochs: means over seeds, their range as a band. marks: values to compare fd with, by name."""
     is_fd = lines[0].metric == names.FD
     width, height = (8.6, 3.5) if is_fd else (5.4, 2.8)  # inches; half of a wide page is readable on a phone
@@ -103,7 +102,7 @@ def chart(lines: Sequence[Line], title: str = "", marks: Mapping[str, float] = M
     _draw(axes, lines)
     if axes.lines:
         figure.legend(loc="lower center", ncols=min(LEGEND_COLUMNS, len(axes.lines)))
-    for name, value in marks.items():
+    for name, value in (marks or {}).items():
         axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         axes.annotate(
             name, (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 2),
@@ -172,20 +171,19 @@ def losses_overview(comparison: Comparison, settings: Sequence[Setting]) -> Figu
 
 
 @rc_context(STYLE)
-def contact_sheet(comparison: Comparison, last: Sequence[tuple[RunRecord, bytes | None]]) -> Figure:
-    """The last sample sheet of each run. last: one run per setting, in the axes' order, and its sheet."""
-    tiles = [len(comparison.axes[axis]) for axis in comparison.varied][-1:]
-    across = tiles[0] if tiles and len(last) % tiles[0] == 0 and tiles[0] <= 2 * TILES else TILES
-    across = min(across, len(last))
-    down = math.ceil(len(last) / across)
+def contact_sheet(comparison: Comparison, runs: Sequence[RunRecord], sheets: Mapping[str, bytes | None]) -> Figure:
+    """The last sample sheet of each run. runs: one per setting, in the axes' order. sheets: PNGs by the run's id."""
+    tiles = len(comparison.axes[comparison.varied[-1]]) if comparison.varied else TILES
+    across = min(tiles if len(runs) % tiles == 0 and tiles <= 2 * TILES else TILES, len(runs))
+    down = math.ceil(len(runs) / across)
     figure = Figure(figsize=(2.6 * across + 0.3, 3.0 * down + 0.3), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    for axes, (run, png) in zip(grid.flat, last, strict=False):
+    for axes, run in zip(grid.flat, runs, strict=False):
         axes.set_title(run.setting, fontsize=9, loc="center")
-        if png:
+        if png := sheets.get(run.run_id):
             with Image.open(io.BytesIO(png)) as sheet:
                 axes.imshow(np.asarray(sheet), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         fd = run.score(names.FD)

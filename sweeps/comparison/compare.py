@@ -104,9 +104,7 @@ class Comparison:
     def race(self) -> Race | None:
         """The race as far as the record goes; None for a fixed grid."""
         rules = self.record.rules
-        if rules is None:
-            return None
-        return decide(self.record.settings, scores_of_runs(self.record, rules), rules)
+        return decide(self.record.settings, scores_of_runs(self.record, rules), rules) if rules else None
 
     @property
     def likely_left(self) -> float:
@@ -132,10 +130,6 @@ class Comparison:
         """These settings in the order of the axes' values."""
         return sorted(settings, key=lambda each: _position(each.values, self.axes))
 
-    def shown(self, most: int) -> list[Setting]:
-        """The best `most` settings that have begun, in the order of the axes' values."""
-        return self.order(self.settings[:most])
-
 
 def compare(record: SweepRecord) -> Comparison:
     """Every setting of the sweep, and each one's Fréchet distance against the best's."""
@@ -147,8 +141,7 @@ def compare(record: SweepRecord) -> Comparison:
         groups.setdefault((run.setting, *(run.fields.get(axis, "") for axis in axes)), []).append(run)
     settings = [_setting(record, runs, shown) for runs in groups.values()]
     settings.sort(key=lambda each: (each.fd, _position(each.values, axes)))
-    measured = [each for each in settings if each.fd < math.inf]
-    contrasts = _contrasts(measured[0], measured[1:]) if measured else []
+    contrasts = _contrasts([each for each in settings if each.fd < math.inf])
     return Comparison(record, axes, settings, contrasts, shown)
 
 
@@ -216,9 +209,10 @@ def _estimate(score: str, values: Sequence[float]) -> Estimate:
     return estimate.within(*SCORE_RANGES[score])
 
 
-def _contrasts(first: Setting, others: Sequence[Setting]) -> list[Contrast]:
+def _contrasts(settings: Sequence[Setting]) -> list[Contrast]:
     """Each other setting against the first: paired t-tests of log fd, corrected for their number."""
-    tests = [t_test(np.log(other.by_seed(names.FD) / first.by_seed(names.FD))) for other in others]
+    others = settings[1:]
+    tests = [t_test(np.log(other.by_seed(names.FD) / settings[0].by_seed(names.FD))) for other in others]
     level = LEVEL / max(1, sum(each.estimate.n > 1 for each in tests))
     corrected = holm([each.p for each in tests])
     return [
@@ -231,6 +225,5 @@ def _at_best(axis: str, measured: Sequence[Setting]) -> list[tuple[Setting, int,
     by_value: dict[str, list[Setting]] = {}
     for setting in measured:  # the best first
         by_value.setdefault(setting.values[axis], []).append(setting)
-    first, *others = [settings[0] for settings in by_value.values()]
-    contrasts = [None, *_contrasts(first, others)]
-    return list(zip([first, *others], map(len, by_value.values()), contrasts, strict=True))
+    best = [settings[0] for settings in by_value.values()]
+    return list(zip(best, map(len, by_value.values()), [None, *_contrasts(best)], strict=True))

@@ -160,14 +160,13 @@ def report_files(client: MlflowClient, comparison: Comparison) -> dict[str, byte
 
 def write_overview(client: MlflowClient, comparison: Comparison) -> None:
     """Log what the parent run shows: each setting's mean distance, the loss curves, the contact sheet."""
-    run_id, settings = comparison.record.run_id, comparison.shown(SHEETS)
+    run_id = comparison.record.run_id
     _log_distances(client, comparison)
-    if settings:
+    if settings := comparison.order(comparison.settings[:SHEETS]):
         client.log_figure(run_id, charts.losses_overview(comparison, settings), names.LOSSES_PICTURE)
     if runs := [run for _, run in _shown_runs(comparison)]:
         sheets = {sheet.run.run_id: sheet.png for sheet in Artifacts(client).last_sheets(runs)}
-        last = [(run, sheets.get(run.run_id)) for run in runs]
-        client.log_figure(run_id, charts.contact_sheet(comparison, last), names.CONTACT_SHEET)
+        client.log_figure(run_id, charts.contact_sheet(comparison, runs, sheets), names.CONTACT_SHEET)
 
 
 def _log_distances(client: MlflowClient, comparison: Comparison) -> None:
@@ -245,10 +244,9 @@ def _sections(comparison: Comparison, artifacts: Artifacts) -> dict[str, Section
 
 def _telling_settings(comparison: Comparison) -> list[Setting]:
     """A few settings whose losses are shown: the best with each value of the first axis, or the best ones."""
-    axis = next(iter(comparison.at_best), None)
-    if axis is None:
-        return [each for each in comparison.settings if any(run.epochs for run in each.runs)][:LOSS_LINES]
-    return [setting for setting, *_ in comparison.at_best[axis]][:LOSS_LINES]
+    if comparison.at_best:
+        return [setting for setting, *_ in next(iter(comparison.at_best.values()))][:LOSS_LINES]
+    return [each for each in comparison.settings if any(run.epochs for run in each.runs)][:LOSS_LINES]
 
 
 def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, charts.Picture]:
@@ -270,7 +268,7 @@ def _pictures(comparison: Comparison, losses: Sequence[Setting]) -> dict[str, ch
 
 def _shown_runs(comparison: Comparison) -> list[tuple[Setting, RunRecord]]:
     """The settings whose sheets are shown, in the order of the axes, each with its run of the comparison's seed."""
-    settings = comparison.shown(SHEETS)
+    settings = comparison.order(comparison.settings[:SHEETS])
     return [(setting, run) for setting in settings for run in setting.runs if run.seed == comparison.seed]
 
 

@@ -113,13 +113,11 @@ def held_equal(comparison: Comparison, streams: Mapping[str, Collection[str]]) -
     differing = [name for name in values if len(values[name]) > 1]
     axes = [axis for axis in comparison.axes if axis in differing]
     along = {(name, axis): _along(name, axis, runs, comparison) for name in differing for axis in axes}
-    derived = {}
-    unexplained = {name: values[name] for name in differing if name not in axes}
-    for name in list(unexplained):
-        simple = (axis for axis in axes if all(len(its) == 1 for its in along[name, axis].values()))
-        if axis := next(simple, None):
-            derived[name, axis] = along[name, axis]
-            del unexplained[name]
+    explained_by = {
+        name: [axis for axis in axes if all(len(its) == 1 for its in along[name, axis].values())]
+        for name in differing
+        if name not in axes
+    }
     pairs = [(later, axis) for place, later in enumerate(axes) for axis in axes[:place]]
     counts = {axis: Counter(setting.values[axis] for setting in comparison.settings) for axis in comparison.at_best}
     shared: dict[tuple[bool, tuple[str, ...]], list[str]] = {}
@@ -128,9 +126,9 @@ def held_equal(comparison: Comparison, streams: Mapping[str, Collection[str]]) -
     return Fairness(
         shared=dict(sorted(shared.items(), key=lambda group: len(group[0][1]))),  # first what most runs share
         fixed={name: values[name][0] for name in values if name not in differing and values[name][0] not in OFF},
-        derived=derived,
+        derived={(name, its[0]): along[name, its[0]] for name, its in explained_by.items() if its},
         uneven={pair: along[pair] for pair in pairs if len(set(map(tuple, along[pair].values()))) > 1},
-        unexplained=unexplained,
+        unexplained={name: values[name] for name, its in explained_by.items() if not its},
         choices={
             axis: {value: count[value] for value in comparison.axes[axis]}
             for axis, count in counts.items()

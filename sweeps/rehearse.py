@@ -1,6 +1,7 @@
 """Replay a recorded sweep as if its settings had raced: which decisions, when, at what cost. Trains nothing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gan_core.cli import OK, OneLineParser, add_fields, add_store, given, run_command
@@ -27,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sweeps.plan import render
 
     epochs, seeds = _epochs_and_seeds(record)
-    rules = Rules(epochs, checked.until, checked.margin, min(options.get("max_seeds", seeds), seeds))
+    rules = replace(
+        record.rules or Rules(epochs),  # drawn settings are raced from their first seed on here, too
+        epochs=epochs,
+        confidence=checked.until,
+        margin=checked.margin,
+        max_seeds=min(options.get("max_seeds", seeds), seeds),
+    )
     recorded = _as_in_a_race(scores_of_runs(record, rules), rules)
     races = rehearse(record.settings, recorded, rules)
     whole = sum(max((epoch for epoch in its if epoch <= rules.epochs), default=0) for its in recorded.values())
@@ -65,13 +72,13 @@ def _epochs_and_seeds(record: "SweepRecord") -> tuple[int, int]:
 
 
 def _as_in_a_race(scores: Scores, rules: Rules) -> Scores:
-    """The scores as a race has them: seeds count from 0, and a run with none at the rung has its next one there."""
+    """The scores as a race has them: seeds count from 0, and a run with none at a rung has its next one there."""
     seeds = sorted({seed for _, seed in scores})
     found = {}
     for (setting, seed), its in scores.items():
-        later = [epoch for epoch in its if rules.rung <= epoch < rules.epochs]
-        at_rung = {rules.rung: its[min(later)]} if later else {}
-        found[setting, seeds.index(seed)] = {**its, **at_rung}
+        later = {rung: [epoch for epoch in its if rung <= epoch < rules.epochs] for rung in rules.rungs}
+        at_rungs = {rung: its[min(epochs)] for rung, epochs in later.items() if epochs}
+        found[setting, seeds.index(seed)] = {**its, **at_rungs}
     return found
 
 

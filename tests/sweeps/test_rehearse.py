@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
+from gan_core import metric_names as names
 from gan_core.cli import exit_code
 from sweeps.race import Rules, decide
 from sweeps.rehearse import main, rehearse
@@ -45,6 +47,19 @@ def test_a_fixed_grid_is_rehearsed_in_words(say, write):
     assert "answer   open: sgd_z20 sgd_z50\n" in narrow
     _, short, _ = say("--sweep", "study", "--max-seeds", 2, "--until", 0.9)
     assert "at most 2 seeds of each, 10 epochs; at 90 % confidence" in short
+
+
+def test_drawn_settings_are_rehearsed_from_their_first_seed_on(say, write, uri):
+    parent = write(
+        "drawn", axes={"optimizer": ["sgd", "adam"], "z_dim": [20, 50]}, seeds=range(5), fd=spread, epochs=10
+    )
+    rules = {names.SWEEP_SEARCH: "sobol", names.ANSWER_MAX_SEEDS: 10, names.ANSWER_CONFIDENCE: 0.95}
+    for key, value in {**rules, names.ANSWER_MARGIN: 0.1}.items():
+        MlflowClient(uri).set_tag(parent, key, value)
+    code, said, err = say()
+    assert (code, err) == (0, "")
+    assert "at most 5 seeds of each, 10 epochs; at 95 % confidence" in said
+    assert "after 0.4 whole runs\n  drops adam_z20 after epoch 1 of seed 0" in said
 
 
 @pytest.mark.parametrize(

@@ -149,16 +149,15 @@ def runs(reference: Reference, settings: str) -> None:
             learning_rate=float(learning_rate),
             epochs=int(epochs),
         )
-        history = []
+        ends = []
         for event in train(config, images):
             if isinstance(event, EpochEnd):
-                history.append(event.metrics())
-                last = event.discriminator_losses, event.generator_losses
+                ends.append(event)
             elif isinstance(event, Samples):
                 moves = pixel_spread(event.images)
             elif isinstance(event, Trained):
                 evaluation = evaluate(event.generator, reference)
-        found = diagnose(history, last, moves, evaluation, Standard(reference.baselines.untrained_baseline))
+        found = diagnose(ends, moves, evaluation, Standard(reference.baselines.untrained_baseline))
         print(setting, found.health, found.epoch, found.reason, sep=" | ")
         print(
             "   ",

@@ -20,7 +20,7 @@ from gan_core.live import LiveView
 from gan_core.locks import lock_in, lock_tag
 from gan_core.metric_names import LOCK
 from gan_core.run import Job, Tracker, run
-from gan_core.run_folder import CHECKPOINTS, RunFolder, check_output
+from gan_core.run_folder import CHECKPOINTS, RunFolder, check_output, writing_to
 from gan_core.storage import checkpoint_folder
 from gan_core.tracking import store
 from gan_core.training import require_device
@@ -97,10 +97,8 @@ def _begin_in_folder(
     args: Namespace, name: str, config: RunConfig, data: ImageSet, lock: ExitStack
 ) -> tuple[CheckpointFolder, Tracker]:
     checkpoints = CheckpointFolder(args.output / CHECKPOINTS, config, data.folder_digest)
-    try:
+    with writing_to(args.output):
         lock.enter_context(checkpoints.locked())
-    except OSError as error:
-        raise UserError(f"cannot write to the output folder {args.output}: {error}") from error
     folder = RunFolder(args.output, config, name)  # only now: another process might have been writing there
     if args.again:
         checkpoints.prune(0)

@@ -49,15 +49,13 @@ def mlp_discriminator(
     """Fully connected, one hidden layer."""
     from torch import nn
 
-    return _normalized(
-        nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels * image_size**2, hidden_dim),
-            nn.LeakyReLU(LEAK),
-            nn.Linear(hidden_dim, 1),
-        ),
-        spectral_norm,
+    layers = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(channels * image_size**2, hidden_dim),
+        nn.LeakyReLU(LEAK),
+        nn.Linear(hidden_dim, 1),
     )
+    return _normalized(layers, spectral_norm)
 
 
 def dcgan_generator(z_dim: int, hidden_dim: int, image_size: int, channels: int) -> "nn.Module":
@@ -74,16 +72,15 @@ def dcgan_generator(z_dim: int, hidden_dim: int, image_size: int, channels: int)
         return [grown, nn.BatchNorm2d(to), nn.ReLU()]
 
     few, some, many = _maps(hidden_dim)
-    return _drawn_small(
-        nn.Sequential(
-            nn.Unflatten(1, (z_dim, 1, 1)),
-            *block(z_dim, many, 4, 1, 0),  # 4×4
-            *block(many, some, _second_kernel(image_size), 2, 1),  # 7×7 or 8×8
-            *block(some, few, 4, 2, 1),
-            nn.ConvTranspose2d(few, channels, 4, 2, 1, bias=False),
-            nn.Tanh(),
-        )
+    layers = nn.Sequential(
+        nn.Unflatten(1, (z_dim, 1, 1)),
+        *block(z_dim, many, 4, 1, 0),  # 4×4
+        *block(many, some, _second_kernel(image_size), 2, 1),  # 7×7 or 8×8
+        *block(some, few, 4, 2, 1),
+        nn.ConvTranspose2d(few, channels, 4, 2, 1, bias=False),
+        nn.Tanh(),
     )
+    return _drawn_small(layers)
 
 
 def dcgan_discriminator(
@@ -103,19 +100,15 @@ def dcgan_discriminator(
         return [shrunk, *([] if spectral_norm else [norm]), nn.LeakyReLU(LEAK)]
 
     few, some, many = _maps(hidden_dim)
-    return _normalized(
-        _drawn_small(
-            nn.Sequential(
-                nn.Conv2d(channels, few, 4, 2, 1, bias=False),
-                nn.LeakyReLU(LEAK),
-                *block(few, some, 4),  # 7×7 or 8×8
-                *block(some, many, _second_kernel(image_size)),  # 4×4
-                nn.Conv2d(many, 1, 4, 1, 0, bias=False),
-                nn.Flatten(),
-            )
-        ),
-        spectral_norm,
+    layers = nn.Sequential(
+        nn.Conv2d(channels, few, 4, 2, 1, bias=False),
+        nn.LeakyReLU(LEAK),
+        *block(few, some, 4),  # 7×7 or 8×8
+        *block(some, many, _second_kernel(image_size)),  # 4×4
+        nn.Conv2d(many, 1, 4, 1, 0, bias=False),
+        nn.Flatten(),
     )
+    return _normalized(_drawn_small(layers), spectral_norm)
 
 
 def _maps(hidden_dim: int) -> tuple[int, int, int]:

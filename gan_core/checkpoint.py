@@ -31,6 +31,7 @@ SUFFIX = ".checkpoint"
 LOCK_PATIENCE = 60.0  # seconds for the process that trained the run before to be gone
 
 RecordedEvent = Baselines | Samples | EpochEnd | Evaluated | Machine
+KINDS = {Baselines: "baselines", Samples: "samples", EpochEnd: "epoch", Evaluated: "evaluated", Machine: "machine"}
 
 
 class TimedEvent(NamedTuple):
@@ -123,17 +124,15 @@ def _newest_first(folder: StoragePath) -> list[StoragePath]:
 def encode(checkpoint: Checkpoint, config: RunConfig, images: str = "") -> bytes:
     """The checkpoint of a run of `config` on these images as the content of a file."""
     state, ends = checkpoint.state, checkpoint.epoch_ends
-    samples = [entry.event.images for entry in checkpoint.events if isinstance(entry.event, Samples)]
+    samples = [entry.event.images.numpy() for entry in checkpoint.events if isinstance(entry.event, Samples)]
+    arrays = [(end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores) for end in ends]
     tensors = {
         **{f"weights.{name}": tensor for name, tensor in state.weights.items()},
         **{f"optimizers.{name}": tensor for name, tensor in state.optimizers.items()},
+        "iterations": torch.from_numpy(np.array(arrays)),  # float32, epochs × 4 × iterations
+        "seconds": torch.tensor([end.seconds for end in ends], dtype=torch.float64),
+        "samples": torch.from_numpy(np.array(samples)),  # uint8, sheets × N × C × H × W
     }
-    if ends:
-        arrays = [(end.discriminator_losses, end.generator_losses, end.real_scores, end.fake_scores) for end in ends]
-        tensors["iterations"] = torch.from_numpy(np.array(arrays))  # float32, epochs × 4 × iterations
-        tensors["seconds"] = torch.tensor([end.seconds for end in ends], dtype=torch.float64)
-    if samples:
-        tensors["samples"] = torch.stack(samples)
     about = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -142,7 +141,7 @@ def encode(checkpoint: Checkpoint, config: RunConfig, images: str = "") -> bytes
         "epoch": str(state.epoch),
         "images": str(ends[0].images if ends else 0),
         "images_digest": images,
-        "events": json.dumps([_described(entry) for entry in checkpoint.events]),
+        "events": json.dumps([_described(entry) for entry in checkpoint.events], default=np.ndarray.tolist),
     }
     body = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=about)
     return _digest(body) + b"\n" + body
@@ -194,23 +193,14 @@ def _digest(body: bytes) -> bytes:
 
 def _described(entry: TimedEvent) -> tuple[str, Any, int]:
     """The event's kind, what of it is no tensor, and its time."""
-    match entry.event:
-        case Baselines():
-            return "baselines", dataclasses.asdict(entry.event), entry.at
-        case Samples(epoch):
-            return "samples", epoch, entry.at
-        case EpochEnd(epoch):
-            return "epoch", epoch, entry.at
-        case Machine():
-            return "machine", dataclasses.asdict(entry.event), entry.at
-        case Evaluated(class_shares=shares):
-            return "evaluated", {**dataclasses.asdict(entry.event), "class_shares": shares.tolist()}, entry.at
+    event, at = entry
+    what = event.epoch if isinstance(event, Samples | EpochEnd) else dataclasses.asdict(event)
+    return KINDS[type(event)], what, at
 
 
 def _events(described: list[list[Any]], images: int, tensors: Mapping[str, Tensor]) -> Iterator[TimedEvent]:
-    sheets = list(tensors.get("samples", ()))
-    iterations = tensors.get("iterations", torch.empty(0)).numpy()
-    seconds = tensors.get("seconds", torch.empty(0)).tolist()
+    sheets = list(tensors["samples"])
+    iterations, seconds = tensors["iterations"].numpy(), tensors["seconds"].tolist()
     event: RecordedEvent
     for kind, value, at in described:
         match kind:

@@ -7,7 +7,6 @@ import sys
 import typing
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from gan_core.compat import end_process
@@ -127,7 +126,7 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
 
     SIGTERM is taken as Ctrl-C is, so that both leave the same order behind.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a word that is no text is shown all the same
@@ -141,7 +140,3 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
         return INTERRUPTED
     except SystemExit as end:  # --help
         return int(end.code or 0)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

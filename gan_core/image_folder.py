@@ -12,7 +12,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,12 +128,9 @@ def _load(path: Path, key: str) -> FolderImages | None:
     """The images in the file `path`; None if it is not whole, or of a folder that has changed."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("listing") == key:
-                return FolderImages(*map(file.get_tensor, FolderImages._fields))
-    except (OSError, SafetensorError):
-        pass
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("listing") == key:
+            return FolderImages(*map(file.get_tensor, FolderImages._fields))
     return None
 
 

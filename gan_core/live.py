@@ -82,9 +82,8 @@ class LiveView:
 
     def end(self, run: str, status: str, reason: str = "", health: str = "") -> None:
         """A run has ended."""
-        last = self._running.pop(run, None)
-        self._left[run] = 0
-        self._ended.add(run)
+        last = self._running.get(run)
+        self.pause(run)
         found = f" ({health})" if health else ""
         figures = f" · {' '.join(_figures(last))}" if last else ""
         self._say(f"{run} {status}{found}{figures}{': ' + reason if reason else ''} · {self._summary()}")

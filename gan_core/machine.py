@@ -2,7 +2,7 @@
 
 import platform
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
@@ -26,12 +26,7 @@ def least_step_seconds(config: RunConfig) -> float | None:
         return None
     take = products(config, apart=False)
     take(2)
-    seconds = []
-    for _ in range(FLOOR_STEPS):
-        started = time.perf_counter()
-        take(1)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return statistics.median(timeit.repeat(lambda: take(1), number=1, repeat=FLOOR_STEPS))
 
 
 def products(config: RunConfig, apart: bool) -> Callable[[int], None]:
@@ -43,23 +38,24 @@ def products(config: RunConfig, apart: bool) -> Callable[[int], None]:
     z, h_G, d_h = (torch.ones(2 * n, width) for width in (config.z_dim, hidden_dim, hidden_dim))
     G1, G2, D1 = torch.ones(hidden_dim, config.z_dim), torch.ones(pixels, hidden_dim), torch.ones(hidden_dim, pixels)
     images, d_fake, d_hG = torch.ones(3 * n, pixels), torch.ones(n, pixels), torch.ones(n, hidden_dim)
-    out_h, out_images, out_fake = torch.empty(2 * n, hidden_dim), torch.empty(2 * n, pixels), torch.empty(n, pixels)
-    out_G1, out_G2, out_D1, out_hG = map(torch.empty_like, (G1, G2, D1, d_hG))
     passes: Sequence[slice] = (slice(n), slice(n, 2 * n)) if apart else (slice(2 * n),)
-    mm = torch.mm
+    factors = [
+        *((z[rows], G1.t()) for rows in passes),
+        *((h_G[rows], G2.t()) for rows in passes),
+        (images[: 2 * n], D1.t()),
+        (d_h.t(), images[: 2 * n]),
+        (images[2 * n :], D1.t()),
+        (d_h[n:], D1),
+        (d_fake, G2),
+        (d_fake.t(), h_G[n:]),
+        (d_hG.t(), z[n:]),
+    ]
+    todo = [(one, other, torch.empty(len(one), other.shape[1])) for one, other in factors]
 
     @torch.inference_mode()
     def take(steps: int) -> None:
         for _ in range(steps):
-            for rows in passes:
-                mm(z[rows], G1.t(), out=out_h[rows])
-                mm(h_G[rows], G2.t(), out=out_images[rows])
-            mm(images[: 2 * n], D1.t(), out=out_h)
-            mm(d_h.t(), images[: 2 * n], out=out_D1)
-            mm(images[2 * n :], D1.t(), out=out_hG)
-            mm(d_h[n:], D1, out=out_fake)
-            mm(d_fake, G2, out=out_hG)
-            mm(d_fake.t(), h_G[n:], out=out_G2)
-            mm(d_hG.t(), z[n:], out=out_G1)
+            for one, other, out in todo:
+                torch.mm(one, other, out=out)
 
     return take

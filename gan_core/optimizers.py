@@ -32,9 +32,8 @@ class OptimizerEntry(NamedTuple):
         found = {name: each.default for name, each in known.items() if each.default is not each.empty}
         taken = {name: settings[name] for name in self.fields}
         if "betas" in known:
-            betas = {**dict(zip(BETAS, found["betas"], strict=True)), **taken}
-            taken = {name: value for name, value in taken.items() if name not in BETAS}
-            found["betas"] = tuple(betas[name] for name in BETAS)
+            usual = zip(BETAS, found["betas"], strict=True)
+            found["betas"] = tuple(taken.pop(name, default) for name, default in usual)
         return {**found, **taken, **self.options, "lr": learning_rate}
 
     def build(

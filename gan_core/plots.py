@@ -1,6 +1,6 @@
 """Pictures of a run: its loss curves, and sheets of generated images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,12 +24,8 @@ def plot_losses(events: Iterable[Event], title: str = "") -> Figure:
     figure = Figure(figsize=(9, 4.5))
     axes = figure.add_axes((0.065, 0.11, 0.92, 0.82))  # an automatic layout draws everything twice
     if epochs:
-        per_epoch = len(epochs[0].generator_losses)
-        for name, colour, losses in (
-            ("G", G_COLOUR, np.concatenate([epoch.generator_losses for epoch in epochs])),
-            ("D", D_COLOUR, np.concatenate([epoch.discriminator_losses for epoch in epochs])),
-        ):
-            draw_losses(axes, losses, per_epoch, colour, name)
+        draw_losses(axes, [epoch.generator_losses for epoch in epochs], G_COLOUR, "G")
+        draw_losses(axes, [epoch.discriminator_losses for epoch in epochs], D_COLOUR, "D")
         axes.legend(frameon=False)
     axes.set_title(title, parse_math=False)  # a name may have dollars in it
     axes.set(xlabel="epoch", ylabel="loss")
@@ -39,8 +35,9 @@ def plot_losses(events: Iterable[Event], title: str = "") -> Figure:
     return figure
 
 
-def draw_losses(axes: Axes, losses: NDArray[np.float32], per_epoch: int, colour: str, label: str) -> None:
+def draw_losses(axes: Axes, epochs: Sequence[NDArray[np.float32]], colour: str, label: str) -> None:
     """One loss, an element an iteration, against the epoch: iterations lightly under their running mean."""
+    losses, per_epoch = np.concatenate(epochs), len(epochs[0])
     epoch = np.arange(1, len(losses) + 1) / per_epoch
     if len(losses) <= SPANS:
         axes.plot(epoch, losses, color=colour, alpha=0.4, linewidth=0.6)

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -97,19 +97,20 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
         if last:
             _resume(last, snapshots, tracker, partial(observer.say, job.name), quietly=job.until is not None)
         for event in evaluated_training(job, last):
-            at = _now()
+            at = time.time_ns() // 1_000_000
             snapshots.add(event, at)
             tracker.log(event, at)
             if isinstance(event, EpochEnd):
-                observer.update(_progress(job, event, resumed, tracker.behind()))
+                metrics = event.metrics()
+                figures = metrics[LOSS_D], metrics[LOSS_G], metrics[IMAGES_PER_SECOND]
+                observer.update(Progress(job.name, event.epoch, job.goal, *figures, resumed, tracker.behind()))
             elif isinstance(event, Diagnosis):
                 health = event.health
             elif isinstance(event, Reached) and observer.should_stop():
                 snapshots.save()
                 return _close(tracker, Outcome("KILLED", "interrupted", health))
     except TrackingError as error:
-        with suppress(TrackingError, OSError):
-            tracker.close("FAILED")
+        _close(tracker, Outcome("FAILED"))
         return Outcome("FAILED", str(error), health)
     except UserError as error:
         _close(tracker, Outcome("FAILED", str(error), health))
@@ -121,8 +122,7 @@ def run(job: Job, tracker: Tracker, observer: Observer) -> Outcome:
         # Whatever cannot be written here, the next command sees that the process is gone.
         with suppress(OSError):
             snapshots.save()
-        with suppress(TrackingError, OSError):
-            tracker.close("KILLED", "interrupted")
+        _close(tracker, Outcome("KILLED", "interrupted"))
         raise
     # A run that is dead has ended early, and has a diagnosis.
     paused = job.goal < job.config.epochs and not health
@@ -213,10 +213,10 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if last or options.stop_dead:
                 sheet = generate(G, fixed_noise(config.z_dim))
                 spread = pixel_spread(sheet)
-                if last or _diagnosis(standard, ends[-1:], spread).health == "collapsed":
+                if last or diagnose(ends[-1:], spread, None, standard).health == "collapsed":
                     evaluated = _evaluated(epoch, G, reference)
                     yield evaluated
-                    yield _diagnosis(standard, ends, spread, evaluated)
+                    yield diagnose(ends, spread, evaluated, standard)
                     if last:
                         continue
                     yield Samples(epoch, sheet)
@@ -227,7 +227,7 @@ def evaluated_training(job: Job, resume: Checkpoint | None = None) -> Iterator[E
             if epoch >= job.goal:
                 return
     except NonFiniteLossError:
-        yield _diagnosis(standard, ends, math.nan)
+        yield diagnose(ends, math.nan, None, standard)
         raise
 
 
@@ -237,27 +237,9 @@ def _evaluated(epoch: int, G: Generator, reference: Reference, quick: bool = Fal
     return Evaluated(epoch, found.scores, found.class_shares, time.perf_counter() - started)
 
 
-def _diagnosis(
-    standard: Standard, ends: Sequence[EpochEnd], spread: float, evaluated: Evaluated | None = None
-) -> Diagnosis:
-    last_losses = ends[-1].discriminator_losses, ends[-1].generator_losses
-    history = [end.metrics() for end in ends]
-    return diagnose(history, last_losses, spread, evaluated, standard)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _close(tracker: Tracker, outcome: Outcome, trace: str = "") -> Outcome:
     try:
         tracker.close(outcome.status, outcome.reason, trace)
     except (TrackingError, OSError) as error:
         return Outcome("UNLOGGED", "; ".join(filter(None, [outcome.reason, str(error)])), outcome.health)
     return outcome
-
-
-def _progress(job: Job, event: EpochEnd, resumed: int, behind: float) -> Progress:
-    metrics = event.metrics()
-    figures = metrics[LOSS_D], metrics[LOSS_G], metrics[IMAGES_PER_SECOND]
-    return Progress(job.name, event.epoch, job.goal, *figures, resumed, behind)

@@ -5,6 +5,8 @@ import dataclasses
 import io
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,11 @@ class RunFolder:
         self._epochs: list[EpochEnd] = []
         self._quality: dict[str, Any] = {}
         self._health: dict[str, str | int] = {}
-        try:
+        with writing_to(folder):
             # First: by this file a run that is cut off right after is known.
             self._write_json(names.CONFIG_FILE, _settings(config))
             for name in (names.METRICS_TABLE, STATUS_FILE):
                 (folder / name).unlink(missing_ok=True)  # a resumed run replays its events from the first epoch on
-        except OSError as error:
-            raise _unwritable(folder, error) from error
 
     def log(self, event: Event, at: int = 0) -> None:
         """Write what the event brings."""
@@ -105,19 +105,22 @@ class RunFolder:
 
 def check_output(folder: Path, config: RunConfig) -> None:
     """Raise UserError unless `folder` is new, empty, or has an unfinished run of `config` in it."""
-    try:
+    with writing_to(folder):
         # A run that is killed at its very beginning leaves its checkpoints' folder, or a file half written.
         taken = folder.exists() and any(
             path.name != CHECKPOINTS and not path.name.startswith(f".{names.CONFIG_FILE}.") for path in folder.iterdir()
         )
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     if taken and not _was_cut_off(folder, config):
         raise UserError(f"the output folder {folder} is not empty: choose another")
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to the output folder {folder}: {error}")
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """In the block, an OSError becomes a UserError that names the output folder."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {folder}: {error}") from error
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

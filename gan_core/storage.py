@@ -27,10 +27,9 @@ def storage_path(text: str) -> "StoragePath":
     if text.startswith("file://"):
         return Path(text.removeprefix("file://")).absolute()
     _check_uri(text)
-    options: dict[str, Any] = {}
-    if text.startswith("s3:"):  # one request must not wait for minutes
-        times = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}
-        options = {"config_kwargs": times}  # made anew each time: botocore changes what it is given
+    # One request must not wait for minutes. Made anew each time: botocore changes what it is given.
+    times = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}
+    options: dict[str, Any] = {"config_kwargs": times} if text.startswith("s3:") else {}
     return ObjectPath(text, use_listings_cache=False, **options)
 
 

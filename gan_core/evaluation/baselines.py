@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -107,12 +108,10 @@ def _save(path: Path, reference: Reference) -> None:
 
 def _load(path: Path, classifier: Classifier) -> Reference | None:
     """The reference in the file `path`; None if it is not whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            baselines = Baselines(**json.loads(file.metadata()["baselines"]))
-            gaussian = scores.Gaussian(*map(file.get_tensor, scores.Gaussian._fields))
-            moments = scores.KernelMoments(*map(file.get_tensor, scores.KernelMoments._fields))
-            features, radii, shares = map(file.get_tensor, ("features", "radii", "shares"))
-    except (OSError, SafetensorError):
-        return None
-    return Reference(classifier, scores.RealSide(features, radii, shares, gaussian, moments), baselines)
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+        baselines = Baselines(**json.loads(file.metadata()["baselines"]))
+        gaussian = scores.Gaussian(*map(file.get_tensor, scores.Gaussian._fields))
+        moments = scores.KernelMoments(*map(file.get_tensor, scores.KernelMoments._fields))
+        features, radii, shares = map(file.get_tensor, ("features", "radii", "shares"))
+        return Reference(classifier, scores.RealSide(features, radii, shares, gaussian, moments), baselines)
+    return None

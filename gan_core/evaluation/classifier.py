@@ -72,13 +72,9 @@ def one_thread() -> Iterator[None]:
 @torch.inference_mode()
 def extract_features(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """images: uint8, N×C×H×W → features N×64 and log-probabilities of the classes N×classes, float32."""
-    features = torch.empty(len(images), FEATURES)
-    log_probabilities = torch.empty(len(images), classifier.classes)
-    for start in range(0, len(images), BLOCK):
-        block = slice(start, start + BLOCK)
-        features[block], logits = classifier(to_unit_range(images[block]))
-        log_probabilities[block] = logits.log_softmax(dim=1)
-    return features, log_probabilities
+    blocks = [classifier(to_unit_range(block)) for block in images.split(BLOCK)]
+    features, logits = map(torch.cat, zip(*blocks, strict=True))
+    return features, logits.log_softmax(dim=1)
 
 
 def accuracy(classifier: Classifier, data: LabelledImages) -> float:

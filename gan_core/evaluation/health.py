@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gan_core import metric_names as names
 from gan_core.evaluation.scores import Evaluation
-from gan_core.events import Diagnosis, Evaluated
+from gan_core.events import Diagnosis, EpochEnd, Evaluated
 from gan_core.losses import OBJECTIVES, Objective
 
 # Half of the loss's clamp at 100. Broken runs have a mean of 98 or more in an epoch, others 10 or less.
@@ -48,7 +48,6 @@ class Standard(NamedTuple):
 
 USUAL = Standard()
 History = Sequence[Mapping[str, float]]
-LastLosses = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
 def pixel_spread(images: Tensor) -> float:
@@ -61,8 +60,7 @@ def pixel_spread(images: Tensor) -> float:
 
 
 def diagnose(
-    history: History,
-    last_losses: LastLosses,
+    ends: Sequence[EpochEnd],
     spread: float,
     evaluation: Evaluation | Evaluated | None = None,
     standard: Standard = USUAL,
@@ -76,15 +74,15 @@ def diagnose(
     - d-dominant: D is nearly certain of every image, where the objective says what that is;
     - ok.
 
-    history: `EpochEnd.metrics()` of each epoch, at least one (else ValueError). last_losses: of D and of G in
-    the last epoch, one element per iteration. spread: `pixel_spread` of the last sample sheet. Without an
+    ends: of each epoch, at least one (else ValueError). spread: `pixel_spread` of the last sample sheet. Without an
     evaluation a run cannot be mode-collapsed; without it and an untrained baseline it cannot be not-learning.
     """
-    if not history:
+    if not ends:
         raise ValueError("a run of no epoch has no health")
+    history = [end.metrics() for end in ends]
     objective = OBJECTIVES[standard.objective]
     signs = chain(
-        _broken(history, last_losses, spread, objective),
+        _broken(history, ends[-1], spread, objective),
         _poor(history, evaluation, standard) if evaluation else (),
         _d_dominant(history, objective),
         [Diagnosis("ok", _figures(history), 1)],
@@ -92,13 +90,13 @@ def diagnose(
     return next(signs)
 
 
-def _broken(history: History, last_losses: LastLosses, spread: float, objective: Objective) -> Iterator[Diagnosis]:
+def _broken(history: History, end: EpochEnd, spread: float, objective: Objective) -> Iterator[Diagnosis]:
     """Diverged, or collapsed."""
     for epoch, metrics in enumerate(history, start=1):
         for name, metric in LOSSES.items():
             if not math.isfinite(loss := metrics[metric]):
                 yield Diagnosis("diverged", f"the loss of the {name} is {loss} in epoch {epoch}", epoch)
-    last = len(history)
+    last, last_losses = len(history), (end.discriminator_losses, end.generator_losses)
     # A loss without a clamp can be large.
     for (name, metric), losses in zip(LOSSES.items(), last_losses, strict=True) if objective.probability else ():
         # A run can break at the end of its last epoch, whose mean does not show it.

@@ -164,10 +164,8 @@ def kernel_moments(features: Tensor) -> KernelMoments:
     squares = features.new_empty(len(third), KERNEL_BLOCK)
     for block in features.split(KERNEL_BLOCK):
         turned, products = block.T.contiguous(), squares[:, : len(block)]  # d×n, d(d+1)/2×n
-        start = 0
-        for i in range(width):
-            torch.mul(turned[i:], turned[i], out=products[start : start + width - i])
-            start += width - i
+        for i, of_i in enumerate(products.split([width - i for i in range(width)])):
+            torch.mul(turned[i:], turned[i], out=of_i)
         third.addmm_(products, block)
     own = (features.square().sum(dim=1) / width + 1).pow(3).sum()
     size = features.new_tensor(len(features))
@@ -202,8 +200,7 @@ def squared_radii(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """N×d features → the squared distance of each to its k-th nearest other one: N. N is more than k."""
     radii = features.new_empty(len(features))
     for start, distances in _distance_blocks(features, features):
-        rows = torch.arange(len(distances))
-        distances[rows, start + rows] = torch.inf  # a sample is no neighbour of its own
+        distances.diagonal(start).fill_(torch.inf)  # a sample is no neighbour of its own
         nearest = distances.topk(k, largest=False, sorted=False).values
         radii[start : start + len(distances)] = nearest.amax(dim=1)
     return radii

@@ -116,9 +116,12 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
         classifier = _train(data.name, train, epochs, seed)
         seconds = time.perf_counter() - started
         right = accuracy(classifier, test)
+    _, channels, size, _ = data.images.shape
+    form = f" --image-size {size} --channels {channels}" if data.folder_digest else ""
+    flags = f"--dataset {shlex.quote(data.name)}{form} --seed {seed}"
     classifier.record = {
         "dataset": data.name,
-        "command": f"python -m gan_core.evaluation.train_classifier {_flags(data)} --seed {seed}",
+        "command": f"python -m gan_core.evaluation.train_classifier {flags}",
         "recipe": {**dataclasses.asdict(RECIPE), "network": RECIPE.network.replace("10", str(classifier.classes))},
         **classifier.record,
         "seed": seed,
@@ -132,13 +135,6 @@ def train_classifier(data: ImageSet, seed: int = SEED) -> Classifier:
         "test_digest": digest(*test),
     }
     return classifier
-
-
-def _flags(data: ImageSet) -> str:
-    """The flags of this command that name the image set."""
-    _, channels, size, _ = data.images.shape
-    form = f" --image-size {size} --channels {channels}" if data.folder_digest else ""
-    return f"--dataset {shlex.quote(data.name)}{form}"
 
 
 def _train(name: str, train: LabelledImages, epochs: int, seed: int) -> Classifier:

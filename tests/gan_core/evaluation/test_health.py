@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,17 @@ GOOD = Evaluation(
 STEPS = 100
 
 
+class Ended(NamedTuple):
+    """What is asked of an EpochEnd, whose metrics are here whatever its losses are."""
+
+    of_epoch: dict[str, float]
+    discriminator_losses: NDArray[np.float32]
+    generator_losses: NDArray[np.float32]
+
+    def metrics(self) -> dict[str, float]:
+        return self.of_epoch
+
+
 @dataclasses.dataclass
 class Run:
     """A healthy run of four epochs, as SGD at 0.03 has them, to be spoilt."""
@@ -46,7 +58,11 @@ class Run:
             metrics_of_epoch.update({name.replace("__", "/"): value for name, value in metrics.items()})
 
     def diagnosis(self, evaluation: Evaluation | None = GOOD, **standard) -> Diagnosis:
-        return diagnose(self.history, self.last, self.spread, evaluation, Standard(UNTRAINED_BASELINE, **standard))
+        return diagnose(self.ends, self.spread, evaluation, Standard(UNTRAINED_BASELINE, **standard))
+
+    @property
+    def ends(self) -> list["Ended"]:
+        return [Ended(metrics, *self.last) for metrics in self.history]
 
 
 def evaluated(shares: NDArray[np.float64] | None = None, **scores: float) -> Evaluation:
@@ -238,7 +254,7 @@ def test_of_several_that_are_true_the_first_in_order_is_told():
 
 def test_without_an_untrained_baseline_no_run_is_not_learning():
     run, worst = Run(), evaluated(fd=60, precision=0.0)
-    assert diagnose(run.history, run.last, run.spread, worst).health == "ok"
+    assert diagnose(run.ends, run.spread, worst).health == "ok"
 
 
 def test_an_epoch_of_few_iterations_has_its_last_one_for_a_tail():
@@ -263,7 +279,7 @@ def test_a_run_that_broke_only_in_its_last_epoch_says_in_which_iteration():
 
 def test_a_run_of_no_epoch_is_refused():
     with pytest.raises(ValueError, match="no epoch"):
-        diagnose([], (np.zeros(0), np.zeros(0)), 0.1)
+        diagnose([], 0.1)
 
 
 def test_pixel_spread_is_the_standard_deviation_in_a_pixels_range():
@@ -275,21 +291,19 @@ def test_pixel_spread_is_the_standard_deviation_in_a_pixels_range():
 
 def really_run(reference: Reference | None = None, **settings) -> Diagnosis:
     config = make_config(**settings)
-    history, evaluation = [], None
+    ends, evaluation = [], None
     try:
         for event in train(config, load_images(config.dataset).images):
             if isinstance(event, EpochEnd):
-                history.append(event.metrics())
-                last = event.discriminator_losses, event.generator_losses
+                ends.append(event)
             elif isinstance(event, Samples):
                 spread = pixel_spread(event.images)
             elif isinstance(event, Trained) and reference:
                 evaluation = evaluate(event.generator, reference)
     except NonFiniteLossError:
         pass
-    return diagnose(
-        history, last, spread, evaluation, Standard(reference.baselines.untrained_baseline if reference else None)
-    )
+    standard = Standard(reference.baselines.untrained_baseline if reference else None)
+    return diagnose(ends, spread, evaluation, standard)
 
 
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 0.3), ("adam", 0.1)])

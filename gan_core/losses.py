@@ -41,6 +41,41 @@ def _cross_entropy(p: "Tensor", label: float) -> "Tensor":
     return binary_cross_entropy(p, p.new_full(p.shape, label), reduction="none")
 
 
+def unnoticed(p: "Tensor") -> "Tensor":
+    """log(1 − p): what D gains is what G loses."""
+    return -taken_for_generated(p)
+
+
+def near_one(score: "Tensor") -> "Tensor":
+    """½ (D(x) − 1)²."""
+    return (score - 1).square() / 2
+
+
+def near_zero(score: "Tensor") -> "Tensor":
+    """½ D(x)²."""
+    return score.square() / 2
+
+
+def above_one(score: "Tensor") -> "Tensor":
+    """max(0, 1 − D(x))."""
+    return (1 - score).relu()
+
+
+def below_minus_one(score: "Tensor") -> "Tensor":
+    """max(0, 1 + D(x))."""
+    return (1 + score).relu()
+
+
+def high(score: "Tensor") -> "Tensor":
+    """−D(x)."""
+    return -score
+
+
+def low(score: "Tensor") -> "Tensor":
+    """D(x)."""
+    return score
+
+
 def r1(D: "nn.Module", x: "Tensor", *_: "Tensor") -> "Tensor":
     """½ ‖∇D(x)‖² at the real images x (n×C×H×W), D's output before any sigmoid: n, to be weighted by γ.
 
@@ -104,26 +139,16 @@ OBJECTIVES = {
     "non-saturating": Objective(
         taken_for_real, taken_for_generated, taken_for_real, PROBABILITY, True, certain=CERTAIN, labels=True
     ),
-    # The same, equation 1: what D gains is what G loses.
+    # The same, equation 1.
     "minimax": Objective(
-        taken_for_real, taken_for_generated, lambda p: -taken_for_generated(p),
-        PROBABILITY, True, certain=CERTAIN, labels=True,
+        taken_for_real, taken_for_generated, unnoticed, PROBABILITY, True, certain=CERTAIN, labels=True
     ),
     # Mao et al., "Least Squares Generative Adversarial Networks", 2017: https://arxiv.org/abs/1611.04076
-    "least-squares": Objective(
-        lambda score: (score - 1).square() / 2, lambda score: score.square() / 2,
-        lambda score: (score - 1).square() / 2, TARGET, certain=CERTAIN, labels=True,
-    ),
+    "least-squares": Objective(near_one, near_zero, near_one, TARGET, certain=CERTAIN, labels=True),
     # Lim and Ye, "Geometric GAN", 2017: https://arxiv.org/abs/1705.02894
     # A dcgan's D on MNIST had 1.5 and -1.5 when its loss was a tenth of that of chance. At 1.2 and -1.2 the loss was a
     # quarter of it, and G got better (docs/results.md).
-    "hinge": Objective(
-        lambda score: (1 - score).relu(), lambda score: (1 + score).relu(), lambda score: -score,
-        MARGIN, certain=(1.5, -1.5),
-    ),
+    "hinge": Objective(above_one, below_minus_one, high, MARGIN, certain=(1.5, -1.5)),
     # Arjovsky et al., "Wasserstein GAN", 2017: https://arxiv.org/abs/1701.07875, with the penalty of its successor.
-    "wasserstein": Objective(
-        lambda score: -score, lambda score: score, lambda score: -score,
-        CRITIC, penalty=one_lipschitz, gradient_penalty=10.0,
-    ),
-}  # fmt: skip
+    "wasserstein": Objective(high, low, high, CRITIC, penalty=one_lipschitz, gradient_penalty=10.0),
+}

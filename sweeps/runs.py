@@ -51,7 +51,7 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
 def _axes_as_params(grid: Grid) -> dict[str, str]:
     """Every value of each axis and of the seed, by a space."""
     values: dict[str, list[Any]] = {name: [] for name in grid.fields()}
-    for axes in (grid.axes, *(condition.axes for condition in grid.axes_when)):
+    for _, axes in grid.parts:
         for name, its in axes.items():
             values[name] += [its] if isinstance(its, Range) else its
     values[SEED] = list(grid.seeds)

@@ -150,12 +150,10 @@ def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
     axes: dict[str, Values] = {
         name: tuple(getattr(args, flag)) for flag, name in AXIS_FLAGS.items() if getattr(args, flag)
     }
-    rates = _parse_rates(args.learning_rates or [])
-    axes_when: list[AxesWhen] = []
-    if isinstance(rates, dict):
-        axes_when = [AxesWhen({"optimizer": optimizer}, {RATE: its}) for optimizer, its in rates.items()]
-    elif rates:
-        axes[RATE] = rates
+    rates = args.learning_rates or []
+    axes_when = _rates_by_optimizer(rates) if any("=" in rate for rate in rates) else []
+    if rates and not axes_when:
+        axes[RATE] = tuple(parse_value(RATE, rate) for rate in rates)
     for text in args.axis or []:
         name, values = parse_axis(text)
         if name in axes:
@@ -164,22 +162,20 @@ def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
     return axes, axes_when
 
 
-def _parse_rates(words: Sequence[str]) -> Values | dict[str, Values]:
-    """What --learning-rates was given: `0.01 0.03` for all optimizers, or `sgd=0.01,0.03 adam=0.001`."""
-    lists = [word.partition("=") for word in words]
-    if not any(equals for _, equals, _ in lists):
-        return tuple(parse_value(RATE, word) for word in words)
-    if plain := [word for word, equals, _ in lists if not equals]:
-        raise UserError(
-            f"--learning-rates should be numbers for all optimizers, or OPTIMIZER=RATE,RATE for each: "
-            f"{plain[0]!r} stands among the latter"
-        )
+def _rates_by_optimizer(words: Sequence[str]) -> list[AxesWhen]:
+    """What --learning-rates was given as `sgd=0.01,0.03 adam=0.001`."""
     rates: dict[str, Values] = {}
-    for optimizer, _, listed in lists:
+    for word in words:
+        optimizer, equals, listed = word.partition("=")
+        if not equals:
+            raise UserError(
+                f"--learning-rates should be numbers for all optimizers, or OPTIMIZER=RATE,RATE for each: "
+                f"{word!r} stands among the latter"
+            )
         if optimizer in rates:
             raise UserError(f"--learning-rates has {optimizer} twice: give one list, {optimizer}=RATE,RATE")
         rates[optimizer] = tuple(parse_value(RATE, text) for text in listed.split(","))
-    return rates
+    return [AxesWhen({"optimizer": optimizer}, {RATE: its}) for optimizer, its in rates.items()]
 
 
 def _parser() -> OneLineParser:

@@ -114,12 +114,11 @@ def tpe(found: Sequence[Found], range_of: Callable[[str, Mapping[str, Any]], Any
     worst = max((one.score for one in found if math.isfinite(one.score)), default=0.0)
     for values, score in found:
         ranges = {name: range_of(name, values) for name in values}
-        trial = optuna.trial.create_trial(
-            params={_key(name, of): values[name] for name, of in ranges.items()},
-            distributions={_key(name, of): _distribution(of) for name, of in ranges.items()},
-            value=score if math.isfinite(score) else worst + 1.0,
-        )
-        study.add_trial(trial)
+        study.enqueue_trial({_key(name, of): values[name] for name, of in ranges.items()})
+        trial = study.ask()
+        for name, of in ranges.items():
+            _suggested(trial, name, of)
+        study.tell(trial, score if math.isfinite(score) else worst + 1.0)
     while True:
         yield partial(_suggested, study.ask())
 
@@ -135,14 +134,3 @@ def _suggested(trial: Any, name: str, of: "Values | Range") -> Any:
 
 def _key(name: str, of: "Values | Range") -> str:
     return f"{name} {of}"  # one field may have a range of its own with each optimizer
-
-
-def _distribution(of: "Values | Range") -> Any:
-    from optuna import distributions
-
-    if not isinstance(of, Range):
-        return distributions.CategoricalDistribution(of)
-    log = of.scale == "log"
-    if of.whole:
-        return distributions.IntDistribution(int(of.low), int(of.high), log=log)
-    return distributions.FloatDistribution(of.low, of.high, log=log)

@@ -111,7 +111,7 @@ class Grid:
     def settings(self) -> list[Setting]:
         """Every setting; the last field varies fastest. If settings are searched for, the first of them."""
         if self.draw.settings is None:
-            return [Setting(_name(values), values) for values in self._combinations(self.fields(), {})]
+            return [Setting(_name(values), values) for values in self._combinations()]
         first = self.draw.settings if self.draw.search == "sobol" else min(BATCH, self.draw.settings)
         return self._drawn(sobol(self.fields()), first)
 
@@ -149,19 +149,16 @@ class Grid:
             for setting in settings
         ]
 
-    def _combinations(self, left: Sequence[str], chosen: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        if not left:
-            yield chosen
-            return
-        name, *others = left
-        values = self._values(name, chosen)
-        if isinstance(values, Range):
-            raise UserError(f"{name} has a range: say how many settings to draw, such as --settings 32")
-        if values is None:  # no condition holds: the field has its default
-            yield from self._combinations(others, chosen)
-            return
-        for value in values:
-            yield from self._combinations(others, {**chosen, name: value})
+    def _combinations(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [{}]
+        for name in self.fields():
+            before, found = found, []
+            for chosen in before:
+                values = self._values(name, chosen)
+                if isinstance(values, Range):
+                    raise UserError(f"{name} has a range: say how many settings to draw, such as --settings 32")
+                found += [chosen] if values is None else [{**chosen, name: value} for value in values]
+        return found
 
     def _values(self, name: str, chosen: Mapping[str, Any]) -> Values | Range | None:
         """What a field can be where others have been chosen; None: its default."""
@@ -299,21 +296,18 @@ def parse_sweep(text: str) -> Grid:
     if not isinstance(conditions, list) or not all(isinstance(each, dict) for each in conditions):
         raise UserError("axes_when should be written as [[axes_when]]")
     grid = Grid(
-        axes=_axes("axes", content.get("axes", {})),
+        axes=_axes(_table(content, "axes")),
         axes_when=[
-            AxesWhen(
-                _table("when", each.get("when", {})),
-                _axes("axes_when", {name: axis for name, axis in each.items() if name != "when"}),
-            )
+            AxesWhen(_table(each, "when"), _axes({name: axis for name, axis in each.items() if name != "when"}))
             for each in conditions
         ],
-        fixed=_table("fixed", content.get("fixed", {})),
+        fixed=_table(content, "fixed"),
         seeds=_list("seeds", content.get("seeds", [])),
         draw=make_record(DrawOptions, {name: content[name] for name in ("settings", "search") if name in content}),
     )
     if not grid.seeds and "seeds" in content:
         raise UserError("seeds is empty: give at least one value")
-    return raced(grid, make_record(RaceOptions, _table("race", content["race"]))) if "race" in content else grid
+    return raced(grid, make_record(RaceOptions, _table(content, "race"))) if "race" in content else grid
 
 
 def raced(grid: Grid, options: RaceOptions) -> Grid:
@@ -325,29 +319,27 @@ def sweep_text(grid: Grid) -> str:
     """The grid as the text of a sweep file, which `parse_sweep` reads back."""
     import tomli_w
 
+    tables = asdict(grid)  # in which ranges and options are tables, too
     content: dict[str, Any] = {
-        **(asdict(grid.draw) if grid.draw.settings else {}),
-        **({"race": asdict(grid.race)} if grid.race else {"seeds": list(grid.seeds)}),
-        "fixed": dict(grid.fixed),
-        "axes": _written(grid.axes),
-        "axes_when": [{"when": dict(when), **_written(axes)} for when, axes in grid.axes_when],
+        **(tables["draw"] if grid.draw.settings else {}),
+        **({"race": tables["race"]} if grid.race else {"seeds": grid.seeds}),
+        "fixed": tables["fixed"],
+        "axes": tables["axes"],
+        "axes_when": [{"when": when, **axes} for when, axes in tables["axes_when"]],
     }
     return tomli_w.dumps({name: value for name, value in content.items() if value})
 
 
-def _table(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{name} should be a table, got {value!r}")
-    return value
+def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The table of this name; one that is not there is empty."""
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise UserError(f"{name} should be a table, got {table!r}")
+    return table
 
 
-def _axes(name: str, value: Any) -> dict[str, Values | Range]:
-    axes = _table(name, value)
-    return {axis: Range.read(axis, its) if isinstance(its, dict) else _list(axis, its) for axis, its in axes.items()}
-
-
-def _written(axes: Mapping[str, Values | Range]) -> dict[str, Any]:
-    return {name: asdict(its) if isinstance(its, Range) else list(its) for name, its in axes.items()}
+def _axes(table: Mapping[str, Any]) -> dict[str, Values | Range]:
+    return {name: Range.read(name, its) if isinstance(its, dict) else _list(name, its) for name, its in table.items()}
 
 
 def _list(name: str, value: Any) -> Values:
@@ -365,13 +357,10 @@ def _label(name: str, value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", f"{extra(name)['short']}{text_of(as_in_names(name, value))}", flags=re.ASCII)
 
 
-def texts(values: Values | Range) -> str:
-    """All values of an axis, by a space; or its range."""
-    return str(values) if isinstance(values, Range) else " ".join(map(text_of, values))
-
-
 def text_of(value: Any) -> str:
-    """A value in as few characters as tell it from every other."""
+    """A value in as few characters as tell it from every other; several values by a space; a range as it is shown."""
+    if isinstance(value, tuple):
+        return " ".join(map(text_of, value))
     if isinstance(value, float):
         rounded = f"{value:g}"
         return rounded if float(rounded) == value else repr(value)

@@ -167,14 +167,12 @@ def _step(run: GridRun, same: Collection[Run], lengths_vary: bool) -> Step:
     if lengths_vary:
         same = [one for one in same if one.info.run_name == run.name]
     wanted = run.config.epochs
-    lengths = {one.info.run_id: length for one in same if (length := _length(one, wanted))}
-    known = [one for one in same if one.info.run_id in lengths]
-    whole = (one for one in known if _finished(one) and lengths[one.info.run_id] >= wanted)
-    begun = (one for one in reversed(known) if lengths[one.info.run_id] == wanted)
-    chosen = next(whole, None) or next(begun, None)
-    run_id = chosen.info.run_id if chosen else ""
-    others = [other for other, length in lengths.items() if length <= wanted and other != run_id]
-    shorter = tuple(sorted(others, key=lambda other: lengths[other]))
+    known = [(length, one) for one in same if (length := _length(one, wanted))]
+    whole = [one for length, one in known if length >= wanted and _finished(one)]
+    begun = [one for length, one in reversed(known) if length == wanted]
+    chosen = next(iter(whole + begun), None)
+    by_length = sorted(known, key=lambda each: each[0])
+    shorter = tuple(one.info.run_id for length, one in by_length if length <= wanted and one is not chosen)
     action: Action = "extend" if shorter else "new"
     if chosen:
         match chosen.info.status:
@@ -184,7 +182,7 @@ def _step(run: GridRun, same: Collection[Run], lengths_vary: bool) -> Step:
                 action = "retry"
             case _ if LENGTH in chosen.data.params:
                 action = "resume"
-    return Step(run, action, run_id, shorter)
+    return Step(run, action, chosen.info.run_id if chosen else "", shorter)
 
 
 def _finished(run: Run) -> bool:

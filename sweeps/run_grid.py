@@ -147,9 +147,7 @@ def _seeded(grid: Grid, args: Namespace) -> Grid:
 
 
 def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
-    axes: dict[str, Values] = {
-        name: tuple(getattr(args, flag)) for flag, name in AXIS_FLAGS.items() if getattr(args, flag)
-    }
+    axes: dict[str, Values] = {name: tuple(its) for flag, name in AXIS_FLAGS.items() if (its := getattr(args, flag))}
     rates = args.learning_rates or []
     axes_when = _rates_by_optimizer(rates) if any("=" in rate for rate in rates) else []
     if rates and not axes_when:

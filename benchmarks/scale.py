@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sweeps.worker import Common
 
 # The parts of `sweeps.driver` that are timed. `read_sweep` and what follows it are within `_show`.
-PARTS = ("begin_sweep", "_begin_runs", "train_all", "settle", "_show", "publish_report")
+PARTS = ("begin_sweep", "train_all", "settle", "_show", "publish_report")
 
 
 def stub(trial: dict[str, Any], common: "Common", **_: object) -> None:

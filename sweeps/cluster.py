@@ -27,7 +27,6 @@ NEEDED = ("filelock", "matplotlib", "pillow", "pydantic", "rich", "safetensors",
 CODE = ("gan_core", "sweeps")
 # Of the driver's environment, what lets one into the tracking server and the stores behind it.
 ACCESS = ("MLFLOW_TRACKING_", "MLFLOW_S3_", "AWS_", "AZURE_", "GOOGLE_")
-NOT_ACCESS = ("MLFLOW_TRACKING_URI",)
 ANSWER_TIMEOUT = 180.0  # seconds: a node unpacks the code and starts a worker for the first time
 NOTICED_TIMEOUT = 60.0  # seconds: Ray takes a node that has died for alive for up to half as long
 
@@ -53,9 +52,8 @@ def nodes_checked(plan: "Plan") -> Iterator[Needs]:
     from gan_core.storage import write_whole
 
     versions = {name: installed for name in SAME if (installed := _version(name))}
-    environment = {
-        name: value for name, value in os.environ.items() if name.startswith(ACCESS) and name not in NOT_ACCESS
-    }
+    environment = {name: value for name, value in os.environ.items() if name.startswith(ACCESS)}
+    environment.pop("MLFLOW_TRACKING_URI", None)  # it is the plan's
     token = uuid4().hex
     file = plan.checkpoint_dir / plan.lock.replace(".lock", ".token")
     try:
@@ -187,7 +185,6 @@ def _code(needs: Needs) -> Iterator[str]:
 
 
 def _checkpoints(needs: Needs) -> Iterator[str]:
-    from gan_core.errors import UserError
     from gan_core.storage import storage_path
 
     try:
@@ -212,7 +209,6 @@ def _checkpoints(needs: Needs) -> Iterator[str]:
 
 
 def _store(needs: Needs) -> Iterator[str]:
-    from gan_core.errors import UserError
     from gan_core.tracking.store import check_store
 
     try:

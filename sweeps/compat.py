@@ -14,6 +14,7 @@ from gan_core import metric_names as names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # MLflow's prepared view: a tag of the experiment, named in the address. It opens on every run's curves and
 # samples, with nothing to unfold and nothing to click.
@@ -54,15 +55,15 @@ def view_state(parent_id: str, grouped: bool, sheet_step: int = 0) -> dict[str, 
     }
 
 
-def write_view(client: "MlflowClient", experiment_id: str, parent_id: str, grouped: bool, sheet_step: int = 0) -> None:
+def write_view(client: "MlflowClient", parent: "Run", grouped: bool, sheet_step: int = 0) -> None:
     """Keep the view of a sweep, in place of an earlier one; its key is the parent's run id.
 
     The UI lists it among the experiment's views, by the sweep's name.
     """
-    parent = client.get_run(parent_id).info
-    state = json.dumps(view_state(parent_id, grouped, sheet_step))  # text within text: the UI wants it so
-    view = {"name": parent.run_name, "createdAt": parent.start_time, "state": state}
-    client.set_experiment_tag(experiment_id, VIEW_TAG + parent_id, json.dumps(view))
+    info = parent.info
+    state = json.dumps(view_state(info.run_id, grouped, sheet_step))  # text within text: the UI wants it so
+    view = {"name": info.run_name, "createdAt": info.start_time, "state": state}
+    client.set_experiment_tag(info.experiment_id, VIEW_TAG + info.run_id, json.dumps(view))
 
 
 def view_address(server: str, experiment_id: str, parent_id: str) -> str:

@@ -2,9 +2,10 @@
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,6 +78,9 @@ class DrawOptions:
     )
 
 
+COMBINATIONS = make_record(DrawOptions, {})  # of all values: nothing is drawn
+
+
 @dataclass(frozen=True)
 class Grid:
     """What a sweep varies and what it does not. Make one with `read_sweep_file` or `checked`."""
@@ -86,7 +90,12 @@ class Grid:
     fixed: Mapping[str, Any] = field(default_factory=dict)  # a field that stands nowhere has its default
     seeds: Sequence[int] = ()  # of a race all that it may come to; empty: not said, which means 0
     race: RaceOptions | None = None
-    draw: DrawOptions | None = None
+    draw: DrawOptions = COMBINATIONS
+
+    @property
+    def parts(self) -> list[AxesWhen]:
+        """All its axes: those of every setting, then those of some."""
+        return [AxesWhen({}, self.axes), *self.axes_when]
 
     def fields(self) -> list[str]:
         """The fields that vary, in the order of the names: one that depends on others right after these."""
@@ -101,25 +110,25 @@ class Grid:
 
     def settings(self) -> list[Setting]:
         """Every setting; the last field varies fastest. If settings are searched for, the first of them."""
-        if self.draw is None or self.draw.settings is None:
-            return [Setting(_name(values), values) for values in self._combinations(self.fields(), {})]
+        if self.draw.settings is None:
+            return [Setting(_name(values), values) for values in self._combinations()]
         first = self.draw.settings if self.draw.search == "sobol" else min(BATCH, self.draw.settings)
         return self._drawn(sobol(self.fields()), first)
 
     @property
     def search(self) -> str:
         """How settings are drawn; empty where they are all combinations."""
-        return self.draw.search if self.draw and self.draw.settings else ""
+        return self.draw.search if self.draw.settings else ""
 
     @property
     def wanted(self) -> int:
         """How many settings there are to be."""
-        return self.draw.settings if self.draw and self.draw.settings else len(self.settings())
+        return self.draw.settings or len(self.settings())
 
     def more_settings(self, found: Sequence[Found]) -> list[Setting]:
         """The next settings of a search, by what was found; the same finds give the same settings."""
         count = min(BATCH, self.wanted - len(found))
-        return self._drawn(tpe(found, self._chosen), count, [_name(one.values) for one in found])
+        return self._drawn(tpe(found, self._values), count, [_name(one.values) for one in found])
 
     def runs(self, settings: Sequence[Setting] = ()) -> list[GridRun]:
         """A config for each setting and seed; seed by seed, so that no setting has to wait. settings: (all).
@@ -140,24 +149,21 @@ class Grid:
             for setting in settings
         ]
 
-    def _combinations(self, left: Sequence[str], chosen: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        if not left:
-            yield chosen
-            return
-        name, *others = left
-        values = self._values(name, chosen)
-        if isinstance(values, Range):
-            raise UserError(f"{name} has a range: say how many settings to draw, such as --settings 32")
-        if values is None:  # no condition holds: the field has its default
-            yield from self._combinations(others, chosen)
-            return
-        for value in values:
-            yield from self._combinations(others, {**chosen, name: value})
+    def _combinations(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [{}]
+        for name in self.fields():
+            before, found = found, []
+            for chosen in before:
+                values = self._values(name, chosen)
+                if isinstance(values, Range):
+                    raise UserError(f"{name} has a range: say how many settings to draw, such as --settings 32")
+                found += [chosen] if values is None else [{**chosen, name: value} for value in values]
+        return found
 
     def _values(self, name: str, chosen: Mapping[str, Any]) -> Values | Range | None:
         """What a field can be where others have been chosen; None: its default."""
-        conditions = (each for each in self.axes_when if name in each.axes and each.when.items() <= chosen.items())
-        return self.axes.get(name) or next((condition.axes[name] for condition in conditions), None)
+        holding = (axes for when, axes in self.parts if name in axes and when.items() <= chosen.items())
+        return next((axes[name] for axes in holding), None)
 
     def _chosen(self, choose: Choose) -> dict[str, Any]:
         chosen: dict[str, Any] = {}
@@ -188,13 +194,16 @@ def checked(grid: Grid) -> tuple[Grid, list[str]]:
     notes: list[str] = []
     grid = replace(
         grid,
-        axes=_as_in_configs(grid.axes),
-        axes_when=[AxesWhen(_as_in_configs(when), _as_in_configs(axes)) for when, axes in grid.axes_when],
+        axes=_once(grid.axes, notes),
+        axes_when=[AxesWhen(_as_in_configs(when), _once(axes, notes)) for when, axes in grid.axes_when],
         fixed=_as_in_configs(grid.fixed),
+        seeds=_once({"seeds": tuple(grid.seeds)}, notes)["seeds"] if grid.seeds else (),
     )
-    for name in chain(grid.axes, *(condition.axes for condition in grid.axes_when), grid.fixed):
-        _check_field(name)
-    for name in chain(grid.axes, *(condition.axes for condition in grid.axes_when)):
+    varied = [name for part in grid.parts for name in part.axes]
+    for name in (*varied, *grid.fixed):
+        if name not in FIELDS:
+            raise UserError(f"there is no setting {name}; there are {', '.join(FIELDS)}")
+    for name in varied:
         if not extra(name)["axis"]:
             raise UserError(f"{name} cannot be an axis: it is the same for all runs, or given by --seeds")
         if name in grid.fixed:
@@ -202,30 +211,16 @@ def checked(grid: Grid) -> tuple[Grid, list[str]]:
     if SEED in grid.fixed:
         raise UserError(f"{SEED} repeats a setting: give the seeds as a list")
     _check_conditions(grid)
-    axes = {name: _once(name, values, notes) for name, values in grid.axes.items()}
-    axes_when = [
-        AxesWhen(when, {name: _once(name, values, notes) for name, values in its.items()})
-        for when, its in grid.axes_when
-    ]
-    seeds: Any = _once("seeds", tuple(grid.seeds), notes) if grid.seeds else ()
-    if grid.draw and grid.draw.search != "sobol":
+    if grid.draw.search != "sobol":
         if grid.draw.settings is None:
             raise UserError(f"--search {grid.draw.search} should know how many settings to try, such as --settings 32")
-        if seeds and not grid.race:
+        if grid.seeds and not grid.race:
             raise UserError(f"--search {grid.draw.search} goes with a race, not with seeds: leave the seeds out")
-    return replace(grid, axes=axes, axes_when=axes_when, seeds=seeds), notes
+    return grid, notes
 
 
 def _as_in_configs(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: tuple(as_in_configs(name, value) for value in its) if isinstance(its, tuple) else as_in_configs(name, its)
-        for name, its in values.items()
-    }
-
-
-def _check_field(name: str) -> None:
-    if name not in FIELDS:
-        raise UserError(f"there is no setting {name}; there are {', '.join(FIELDS)}")
+    return {name: as_in_configs(name, value) for name, value in values.items()}
 
 
 def _check_conditions(grid: Grid) -> None:
@@ -251,18 +246,22 @@ def _check_conditions(grid: Grid) -> None:
                 raise UserError(f"{name} is given twice for the same settings")
 
 
-def _once(name: str, given: Values | Range, notes: list[str]) -> Values | Range:
-    if isinstance(given, Range):
-        return given
-    if not given:
-        raise UserError(f"{name} is empty: give at least one value")
-    once = tuple(dict.fromkeys(given))
-    notes.extend(
-        f"{name}: {text_of(value)} is given {given.count(value)} times and taken once"
-        for value in once
-        if given.count(value) > 1
-    )
-    return once
+def _once(axes: Mapping[str, Values | Range], notes: list[str]) -> dict[str, Any]:
+    """The axes with each value once, as configs have it; `notes` get a line for each that stood there twice."""
+    found = dict(axes)
+    for name, its in axes.items():
+        if isinstance(its, Range):
+            continue
+        if not its:
+            raise UserError(f"{name} is empty: give at least one value")
+        counts = Counter(as_in_configs(name, value) for value in its)
+        found[name] = tuple(counts)
+        notes += [
+            f"{name}: {text_of(value)} is given {count} times and taken once"
+            for value, count in counts.items()
+            if count > 1
+        ]
+    return found
 
 
 def parse_axis(text: str) -> tuple[str, Values]:
@@ -296,23 +295,19 @@ def parse_sweep(text: str) -> Grid:
     conditions = content.get("axes_when", [])
     if not isinstance(conditions, list) or not all(isinstance(each, dict) for each in conditions):
         raise UserError("axes_when should be written as [[axes_when]]")
-    drawn: dict[str, Any] = {name: content[name] for name in ("settings", "search") if name in content}
     grid = Grid(
-        axes=_axes("axes", content.get("axes", {})),
+        axes=_axes(_table(content, "axes")),
         axes_when=[
-            AxesWhen(
-                _table("when", each.get("when", {})),
-                _axes("axes_when", {name: axis for name, axis in each.items() if name != "when"}),
-            )
+            AxesWhen(_table(each, "when"), _axes({name: axis for name, axis in each.items() if name != "when"}))
             for each in conditions
         ],
-        fixed=_table("fixed", content.get("fixed", {})),
+        fixed=_table(content, "fixed"),
         seeds=_list("seeds", content.get("seeds", [])),
-        draw=make_record(DrawOptions, drawn) if drawn else None,
+        draw=make_record(DrawOptions, {name: content[name] for name in ("settings", "search") if name in content}),
     )
     if not grid.seeds and "seeds" in content:
         raise UserError("seeds is empty: give at least one value")
-    return raced(grid, make_record(RaceOptions, _table("race", content["race"]))) if "race" in content else grid
+    return raced(grid, make_record(RaceOptions, _table(content, "race"))) if "race" in content else grid
 
 
 def raced(grid: Grid, options: RaceOptions) -> Grid:
@@ -324,29 +319,27 @@ def sweep_text(grid: Grid) -> str:
     """The grid as the text of a sweep file, which `parse_sweep` reads back."""
     import tomli_w
 
+    tables = asdict(grid)  # in which ranges and options are tables, too
     content: dict[str, Any] = {
-        **(asdict(grid.draw) if grid.draw else {}),
-        **({"race": asdict(grid.race)} if grid.race else {"seeds": list(grid.seeds)}),
-        "fixed": dict(grid.fixed),
-        "axes": _written(grid.axes),
-        "axes_when": [{"when": dict(when), **_written(axes)} for when, axes in grid.axes_when],
+        **(tables["draw"] if grid.draw.settings else {}),
+        **({"race": tables["race"]} if grid.race else {"seeds": grid.seeds}),
+        "fixed": tables["fixed"],
+        "axes": tables["axes"],
+        "axes_when": [{"when": when, **axes} for when, axes in tables["axes_when"]],
     }
     return tomli_w.dumps({name: value for name, value in content.items() if value})
 
 
-def _table(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{name} should be a table, got {value!r}")
-    return value
+def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The table of this name; one that is not there is empty."""
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise UserError(f"{name} should be a table, got {table!r}")
+    return table
 
 
-def _axes(name: str, value: Any) -> dict[str, Values | Range]:
-    axes = _table(name, value)
-    return {axis: Range.read(axis, its) if isinstance(its, dict) else _list(axis, its) for axis, its in axes.items()}
-
-
-def _written(axes: Mapping[str, Values | Range]) -> dict[str, Any]:
-    return {name: asdict(its) if isinstance(its, Range) else list(its) for name, its in axes.items()}
+def _axes(table: Mapping[str, Any]) -> dict[str, Values | Range]:
+    return {name: Range.read(name, its) if isinstance(its, dict) else _list(name, its) for name, its in table.items()}
 
 
 def _list(name: str, value: Any) -> Values:
@@ -364,13 +357,10 @@ def _label(name: str, value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", f"{extra(name)['short']}{text_of(as_in_names(name, value))}", flags=re.ASCII)
 
 
-def texts(values: Values | Range) -> str:
-    """All values of an axis, by a space; or its range."""
-    return str(values) if isinstance(values, Range) else " ".join(map(text_of, values))
-
-
 def text_of(value: Any) -> str:
-    """A value in as few characters as tell it from every other."""
+    """A value in as few characters as tell it from every other; several values by a space; a range as it is shown."""
+    if isinstance(value, tuple):
+        return " ".join(map(text_of, value))
     if isinstance(value, float):
         rounded = f"{value:g}"
         return rounded if float(rounded) == value else repr(value)

@@ -25,7 +25,7 @@ from gan_core.errors import UserError
 from gan_core.locks import hold, lock_tag
 from gan_core.storage import StoragePath, checkpoint_folder
 from gan_core.tracking.store import check_store, redact, resolve_uri, sqlite_file
-from sweeps.grid import SEED, Grid, GridRun, RaceOptions, raced, text_of, texts
+from sweeps.grid import SEED, Grid, GridRun, RaceOptions, raced, text_of
 from sweeps.race import Rules, bounds
 from sweeps.search import batch_of
 
@@ -198,7 +198,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"text": text_of, "texts": texts}
+    environment.filters |= {"text": text_of, "number": "{:.3g}".format}
     return environment.get_template(f"{template}.txt.j2").render(values).rstrip("\n")
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from mlflow import MlflowClient
@@ -61,15 +61,11 @@ class Racing:
     def _enter(self, settings: Sequence[Setting]) -> None:
         """These settings enter the race, with what is recorded of them."""
         self._settings |= {setting.name: setting for setting in settings}
-        for run in self._grid.runs(settings):
-            self._runs[run.setting.name, run.config.seed] = run
-            self._key[run.name] = run.setting.name, run.config.seed
-        new = {setting.name for setting in settings}
-        there = {
-            child.info.run_id: child
-            for child in self._children
-            if child.data.tags.get(names.SETTING) in new and child.info.run_name in self._key
-        }
+        runs = self._grid.runs(settings)
+        keys = {run.name: (run.setting.name, run.config.seed) for run in runs}
+        self._key |= keys
+        self._runs |= {keys[run.name]: run for run in runs}
+        there = {child.info.run_id: child for child in self._children if child.info.run_name in keys}
         curves = self._curves(there)
         for run_id, child in there.items():
             tags, length = child.data.tags, int(child.data.params.get(LENGTH, 0))
@@ -96,8 +92,12 @@ class Racing:
             return Found(setting.values, float(np.mean(ends)) if ends else math.inf)
         return Found(setting.values, self.scores[drop.leader, 0].get(end, 0.0) + math.log(drop.ratio))
 
-    def next(self) -> Trial | None:
-        """A run to be trained; None if there is none before another one has ended."""
+    def trials(self) -> Iterator[Trial | None]:
+        """The runs to be trained; None where there is none before another one has ended."""
+        while not self.over():
+            yield self._next()
+
+    def _next(self) -> Trial | None:
         asked = [ask for ask in self.race.asked if ask not in self._tried]
         if not asked or self.lost:
             return None
@@ -139,17 +139,11 @@ class Racing:
         except STORE_ERRORS as error:  # Tune would end with a traceback, and the runs under way with it
             self.lost = error
 
-    @property
-    def run_names(self) -> Collection[str]:
-        """The runs that can be asked for."""
-        return self._key
-
     def reasons(self) -> dict[str, str]:
         """Why a run of it need not be trained to its end, by its name."""
         dropped = self.race.dropped
         return {
-            name: render("race", what="reason", drop=dropped.get(setting), number=_number)
-            for name, (setting, _) in self._key.items()
+            name: render("race", what="reason", drop=dropped.get(setting)) for name, (setting, _) in self._key.items()
         }
 
     def _idle(self) -> float:
@@ -173,13 +167,7 @@ class Racing:
         dropped = {name: drop for name, drop in race.dropped.items() if not before or name not in before.dropped}
         if before and not dropped and (before.spent, before.answer) == (race.spent, race.answer):
             return
-        known = {
-            "dropped": dropped,
-            "likely": self._likely,
-            "idle": self._idle(),
-            "trained": self._at_once > 0,
-            "number": _number,
-        }
+        known = {"dropped": dropped, "likely": self._likely, "idle": self._idle(), "trained": self._at_once > 0}
         self._view.note(render("race", what="round", race=race, **known))
 
     def _record(self) -> None:
@@ -209,7 +197,3 @@ class Racing:
             metrics=[Metric(name, float(value), now, race.spent) for name, value in figures.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"

@@ -47,14 +47,9 @@ def set_ray_environment(address: str | None) -> None:
         # Each run has threads of its own, and each thread would keep memory of its own: with these, a worker stays
         # as large as it is after its first run (docs/performance.md).
         os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    elif _token_file().is_file():
-        # A cluster that one starts asks for the token, and a client sends it only if it is told to.
+    elif Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file():
+        # A cluster that one starts asks for this machine's token, and a client sends it only if it is told to.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def _token_file() -> Path:
-    """Where Ray keeps the token of this machine."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 @contextmanager

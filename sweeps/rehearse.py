@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     races = rehearse(record.settings, recorded, rules)
     whole = sum(max((epoch for epoch in its if epoch <= rules.epochs), default=0) for its in recorded.values())
     values = {"record": record, "c": compare(record), "races": races, "whole": whole / rules.epochs, "rules": rules}
-    plain_console().print(render("rehearsal", **values, number=lambda value: f"{value:.3g}"))
+    plain_console().print(render("rehearsal", **values))
     return OK
 
 

@@ -1,7 +1,6 @@
 """What the store already has of a sweep, and so what is left to do, run by run."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,14 +21,13 @@ from sweeps.plan import LENGTH, Plan, render
 from sweeps.runs import KIND
 
 ELSEWHERE = "it is running, or was cut off, on another machine or with another --checkpoint-dir"
-QUOTABLE = re.compile(r"[\w .,:+-]+")  # what can stand in a query of MLflow as it is
 
 # new: trained from its start. resume: goes on from its checkpoint. retry: trained again after a failure.
 # extend: a finished run goes on to more epochs. skip: finished already.
 Action = Literal["new", "resume", "retry", "extend", "skip"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """What is to be done for one run of the grid."""
 
@@ -47,27 +45,29 @@ class SweepState:
     steps: list[Step] = field(default_factory=list)
     there: Mapping[str | None, list[Run]] = field(default_factory=dict)  # the sweep's runs, by their config's hash
 
-    def step_of(self, run: GridRun) -> Step:
-        """The step of a run that the plan does not have: a search has chosen its setting."""
-        return _step(run, self.there.get(run.config.config_hash, []), lengths_vary=False)
+    def add(self, run: GridRun) -> Step:
+        """A step for a run that the plan does not have: a search has chosen its setting."""
+        self.steps.append(_step(run, self.there.get(run.config.config_hash, []), lengths_vary=False))
+        return self.steps[-1]
 
-    def unfinished(self) -> bool:
-        """Whether the store has the sweep as one that is running."""
-        return self.parent is not None and self.parent.info.status in UNFINISHED
+    def replaced(self) -> dict[str, tuple[str, ...]]:
+        """The shorter runs that each run, by id, replaces once it is finished."""
+        return {step.run_id: step.shorter for step in self.steps if step.run_id}
+
+    @property
+    def unfinished(self) -> Run | None:
+        """The parent, if the store has the sweep as one that is running."""
+        return self.parent if self.parent and self.parent.info.status in UNFINISHED else None
 
     def to_do(self) -> list[Step]:
-        """The steps in which something is trained or logged."""
-        return [step for step in self.steps if step.action != "skip"]
-
-    def longest_first(self) -> list[Step]:
-        """The same, seed by seed, and the longest run of a seed first.
+        """The steps in which something is trained or logged, seed by seed, and the longest run of a seed first.
 
         So the last runs are short, and workers do not wait long for one another (Graham, "Bounds on
         Multiprocessing Timing Anomalies", 1969).
         """
         seeds = list(dict.fromkeys(step.run.config.seed for step in self.steps))
         return sorted(
-            self.to_do(),
+            (step for step in self.steps if step.action != "skip"),
             key=lambda step: (seeds.index(step.run.config.seed), -training_cost(step.run.config)),
         )
 
@@ -95,8 +95,8 @@ def describe_state(state: SweepState, plan: Plan, every_run: bool = True, gone: 
     gone: runs that were still marked as running, of a process that is gone.
     """
     alive = ""
-    if every_run and state.parent and state.unfinished():
-        alive = liveness(plan.checkpoint_dir, state.parent.data.tags.get(names.LOCK))
+    if every_run and (parent := state.unfinished):
+        alive = liveness(plan.checkpoint_dir, parent.data.tags.get(names.LOCK))
     steps = [step for step in state.steps if not plan.rules or step.action != "new"] if every_run else []
     return render("to_do", state=state, race=plan.rules is not None, liveness=alive, gone=gone, steps=steps)
 
@@ -130,16 +130,15 @@ def require_same_images(state: SweepState, images: Collection[ImageSet]) -> None
 def find_sweep(client: MlflowClient, experiment_id: str, plan: Plan) -> Run | None:
     """The newest sweep of the plan's name; where it has none, the newest unnamed one of the same settings."""
     condition = f"tags.`{names.SWEEP_KIND}` = '{KIND}'"
-    if not plan.named:
+    if plan.named:
+        where, wanted = "attributes.run_name", plan.name
+    else:
         condition += f" AND tags.`{names.SWEEP_UNNAMED}` = 'true'"
-        if not set("'\\") & set(plan.key):  # a folder's name can have what cannot stand in a query
-            condition += f" AND tags.`{names.SWEEP_KEY}` = '{plan.key}'"
-    elif QUOTABLE.fullmatch(plan.name):
-        condition += f" AND attributes.run_name = '{plan.name}'"
+        where, wanted = f"tags.`{names.SWEEP_KEY}`", plan.key
+    if not set("'\\") & set(wanted):  # a name, also that of a folder, can have what cannot stand in a query
+        condition += f" AND {where} = '{wanted}'"
     for parent in newest(client, experiment_id, condition):
-        if plan.named and parent.info.run_name != plan.name:
-            continue
-        if not plan.named and parent.data.tags.get(names.SWEEP_KEY) != plan.key:
+        if wanted != (parent.info.run_name if plan.named else parent.data.tags.get(names.SWEEP_KEY)):
             continue
         if parent.data.tags.get(names.SWEEP_FORMAT) != names.FORMAT_VERSION:
             raise UserError(
@@ -168,14 +167,12 @@ def _step(run: GridRun, same: Collection[Run], lengths_vary: bool) -> Step:
     if lengths_vary:
         same = [one for one in same if one.info.run_name == run.name]
     wanted = run.config.epochs
-    lengths = {one.info.run_id: length for one in same if (length := _length(one, wanted))}
-    known = [one for one in same if one.info.run_id in lengths]
-    whole = (one for one in known if _finished(one) and lengths[one.info.run_id] >= wanted)
-    begun = (one for one in reversed(known) if lengths[one.info.run_id] == wanted)
-    chosen = next(whole, None) or next(begun, None)
-    run_id = chosen.info.run_id if chosen else ""
-    others = [other for other, length in lengths.items() if length <= wanted and other != run_id]
-    shorter = tuple(sorted(others, key=lambda other: lengths[other]))
+    known = [(length, one) for one in same if (length := _length(one, wanted))]
+    whole = [one for length, one in known if length >= wanted and _finished(one)]
+    begun = [one for length, one in reversed(known) if length == wanted]
+    chosen = next(iter(whole + begun), None)
+    by_length = sorted(known, key=lambda each: each[0])
+    shorter = tuple(one.info.run_id for length, one in by_length if length <= wanted and one is not chosen)
     action: Action = "extend" if shorter else "new"
     if chosen:
         match chosen.info.status:
@@ -185,7 +182,7 @@ def _step(run: GridRun, same: Collection[Run], lengths_vary: bool) -> Step:
                 action = "retry"
             case _ if LENGTH in chosen.data.params:
                 action = "resume"
-    return Step(run, action, run_id, shorter)
+    return Step(run, action, chosen.info.run_id if chosen else "", shorter)
 
 
 def _finished(run: Run) -> bool:

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 PROGRAM = "run_grid.py"
 # The grid where nothing else is asked for.
 DEFAULT_AXES: Mapping[str, Values] = {"optimizer": ("sgd", "adam"), "z_dim": (20, 50, 100, 200)}
-# Axes that have a flag of their own, which takes their values by a space.
-AXIS_FLAGS = {"--optimizers": "optimizer", "--z-dims": "z_dim"}
+# Axes that have a flag of their own, which takes their values by a space, as the parser calls it.
+AXIS_FLAGS = {"optimizers": "optimizer", "z_dims": "z_dim"}
 RATE = "learning_rate"  # its flag, --learning-rates, also takes a list for each optimizer
 EXAMPLES = (
     "python sweeps/run_grid.py --dataset digits --epochs 20   # a first look, without a network",
@@ -125,19 +125,16 @@ def grid_asked_for(args: Namespace) -> Grid:
         grid = read_sweep_file(args.sweep)
         return _seeded(dataclasses.replace(grid, fixed={**grid.fixed, **fixed}), args)
     if not args.axis:
-        missing = {name: values for name, values in DEFAULT_AXES.items() if name not in axes}
-        axes = {name: (axes | missing)[name] for name in dict.fromkeys([*DEFAULT_AXES, *axes])}
-        if RATE in axes:  # its place in the runs' names is right behind the first axis
-            first, *others = (name for name in axes if name != RATE)
-            axes = {name: axes[name] for name in (first, RATE, *others)}
+        every = {**DEFAULT_AXES, **axes}
+        order = ("optimizer", RATE, "z_dim")  # of the fields in the runs' names
+        axes = {name: every[name] for name in order if name in every}
     return _seeded(Grid(axes, axes_when, fixed), args)
 
 
 def _seeded(grid: Grid, args: Namespace) -> Grid:
     """The grid with the seeds of the command line, or raced as that says, and drawn. Raises UserError."""
-    if drawn := given(args, DrawOptions):
-        before = dataclasses.asdict(grid.draw) if grid.draw else {}
-        grid = dataclasses.replace(grid, draw=make_record(DrawOptions, before | drawn, prefix="--"))
+    drawn = dataclasses.asdict(grid.draw) | given(args, DrawOptions)
+    grid = dataclasses.replace(grid, draw=make_record(DrawOptions, drawn, prefix="--"))
     options = given(args, RaceOptions)
     if args.seeds:
         if options:
@@ -150,16 +147,11 @@ def _seeded(grid: Grid, args: Namespace) -> Grid:
 
 
 def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
-    axes: dict[str, Values] = {}
-    for flag, name in AXIS_FLAGS.items():
-        if (values := getattr(args, flag.removeprefix("--").replace("-", "_"))) is not None:
-            axes[name] = tuple(values)
-    rates = _parse_rates(args.learning_rates or [])
-    axes_when: list[AxesWhen] = []
-    if isinstance(rates, dict):
-        axes_when = [AxesWhen({"optimizer": optimizer}, {RATE: its}) for optimizer, its in rates.items()]
-    elif rates:
-        axes[RATE] = rates
+    axes: dict[str, Values] = {name: tuple(its) for flag, name in AXIS_FLAGS.items() if (its := getattr(args, flag))}
+    rates = args.learning_rates or []
+    axes_when = _rates_by_optimizer(rates) if any("=" in rate for rate in rates) else []
+    if rates and not axes_when:
+        axes[RATE] = tuple(parse_value(RATE, rate) for rate in rates)
     for text in args.axis or []:
         name, values = parse_axis(text)
         if name in axes:
@@ -168,22 +160,20 @@ def _axes_of_flags(args: Namespace) -> tuple[dict[str, Values], list[AxesWhen]]:
     return axes, axes_when
 
 
-def _parse_rates(words: Sequence[str]) -> Values | dict[str, Values]:
-    """What --learning-rates was given: `0.01 0.03` for all optimizers, or `sgd=0.01,0.03 adam=0.001`."""
-    lists = [word.partition("=") for word in words]
-    if not any(equals for _, equals, _ in lists):
-        return tuple(parse_value(RATE, word) for word in words)
-    if plain := [word for word, equals, _ in lists if not equals]:
-        raise UserError(
-            f"--learning-rates should be numbers for all optimizers, or OPTIMIZER=RATE,RATE for each: "
-            f"{plain[0]!r} stands among the latter"
-        )
+def _rates_by_optimizer(words: Sequence[str]) -> list[AxesWhen]:
+    """What --learning-rates was given as `sgd=0.01,0.03 adam=0.001`."""
     rates: dict[str, Values] = {}
-    for optimizer, _, listed in lists:
+    for word in words:
+        optimizer, equals, listed = word.partition("=")
+        if not equals:
+            raise UserError(
+                f"--learning-rates should be numbers for all optimizers, or OPTIMIZER=RATE,RATE for each: "
+                f"{word!r} stands among the latter"
+            )
         if optimizer in rates:
             raise UserError(f"--learning-rates has {optimizer} twice: give one list, {optimizer}=RATE,RATE")
         rates[optimizer] = tuple(parse_value(RATE, text) for text in listed.split(","))
-    return rates
+    return [AxesWhen({"optimizer": optimizer}, {RATE: its}) for optimizer, its in rates.items()]
 
 
 def _parser() -> OneLineParser:

@@ -1,6 +1,6 @@
 """The MLflow runs of a sweep: one parent, one child per setting and seed, and no status that lies."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import colormaps
@@ -11,7 +11,7 @@ from mlflow.entities import Param, Run, RunTag
 from gan_core import metric_names as names
 from gan_core.compat import GIT_COMMIT_TAG, context_tags
 from gan_core.tracking.store import UNFINISHED, children_of, create_run, end_run
-from sweeps.grid import SEED, Grid, GridRun, Setting, sweep_text, text_of
+from sweeps.grid import SEED, Grid, GridRun, sweep_text, text_of
 from sweeps.plan import LENGTH, Plan
 from sweeps.search import Range
 
@@ -51,7 +51,7 @@ def begin_sweep(client: MlflowClient, experiment_id: str, plan: Plan, lock: str,
 def _axes_as_params(grid: Grid) -> dict[str, str]:
     """Every value of each axis and of the seed, by a space."""
     values: dict[str, list[Any]] = {name: [] for name in grid.fields()}
-    for axes in (grid.axes, *(condition.axes for condition in grid.axes_when)):
+    for _, axes in grid.parts:
         for name, its in axes.items():
             values[name] += [its] if isinstance(its, Range) else its
     values[SEED] = list(grid.seeds)
@@ -84,10 +84,9 @@ def commits(tags: Mapping[str, str]) -> list[str]:
     return (tags.get(names.COMMITS) or tags.get(GIT_COMMIT_TAG, "")).split()
 
 
-def colours(settings: Iterable[Setting]) -> dict[str, str]:
-    """One colour for each setting in the UI, by its name, as hex digits."""
-    once = dict.fromkeys(setting.name for setting in settings)
-    return {name: to_hex(COLOURS[place % len(COLOURS)]) for place, name in enumerate(once)}
+def colour(place: int) -> str:
+    """The colour of the setting at this place among all, as the UI wants it: hex digits."""
+    return to_hex(COLOURS[place % len(COLOURS)])
 
 
 def drop(client: MlflowClient, parent: Run, reasons: Mapping[str, str], epochs: int) -> None:

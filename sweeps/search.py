@@ -100,10 +100,11 @@ def _at(shares: Mapping[str, float], name: str, of: "Values | Range") -> Any:
     return of[min(int(shares[name] * len(of)), len(of) - 1)]
 
 
-def tpe(found: Sequence[Found], make: Callable[[Choose], object]) -> Iterator[Choose]:
+def tpe(found: Sequence[Found], range_of: Callable[[str, Mapping[str, Any]], Any]) -> Iterator[Choose]:
     """How to choose values that are likely to do better: tree-structured Parzen estimators (Bergstra et al. 2011).
 
-    make: makes a setting by choosing. The same finds give the same choices.
+    range_of: the values or the range that a field of these values was chosen from. The same finds give the same
+    choices.
     """
     import optuna
 
@@ -112,20 +113,14 @@ def tpe(found: Sequence[Found], make: Callable[[Choose], object]) -> Iterator[Ch
     study = optuna.create_study(sampler=sampler)
     worst = max((one.score for one in found if math.isfinite(one.score)), default=0.0)
     for values, score in found:
-        params: dict[str, Any] = {}
-        distributions: dict[str, Any] = {}
-        make(partial(_known, values, params, distributions))
-        told = score if math.isfinite(score) else worst + 1.0
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=told))
+        ranges = {name: range_of(name, values) for name in values}
+        study.enqueue_trial({_key(name, of): values[name] for name, of in ranges.items()})
+        trial = study.ask()
+        for name, of in ranges.items():
+            _suggested(trial, name, of)
+        study.tell(trial, score if math.isfinite(score) else worst + 1.0)
     while True:
         yield partial(_suggested, study.ask())
-
-
-def _known(
-    values: Mapping[str, Any], params: dict[str, Any], distributions: dict[str, Any], name: str, of: "Values | Range"
-) -> Any:
-    params[_key(name, of)], distributions[_key(name, of)] = values[name], _distribution(of)
-    return values[name]
 
 
 def _suggested(trial: Any, name: str, of: "Values | Range") -> Any:
@@ -139,14 +134,3 @@ def _suggested(trial: Any, name: str, of: "Values | Range") -> Any:
 
 def _key(name: str, of: "Values | Range") -> str:
     return f"{name} {of}"  # one field may have a range of its own with each optimizer
-
-
-def _distribution(of: "Values | Range") -> Any:
-    from optuna import distributions
-
-    if not isinstance(of, Range):
-        return distributions.CategoricalDistribution(of)
-    log = of.scale == "log"
-    if of.whole:
-        return distributions.IntDistribution(int(of.low), int(of.high), log=log)
-    return distributions.FloatDistribution(of.low, of.high, log=log)

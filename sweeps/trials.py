@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from gan_core.locks import was_released
 from gan_core.run import Outcome
 from gan_core.storage import ObjectPath, StoragePath, write_whole
 from sweeps.plan import Plan
+from sweeps.resume import Step
 from sweeps.worker import Common, Trial, run_trial
 
 ENDED_BY_RAY = "Caught unexpected exception: "  # so Tune ends where Ray itself kills workers for want of memory
@@ -30,7 +31,7 @@ DISTANCE = 5.0  # seconds more where they have to hear of it through an object s
 
 
 @contextmanager
-def stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
+def stopping(plan: Plan, steps: Sequence[Step]) -> Iterator[None]:
     """Left by Ctrl-C, the runs are asked to keep a checkpoint and stop, and given some seconds for it."""
     file = stop_file(plan)
     file.unlink(missing_ok=True)
@@ -39,7 +40,7 @@ def stopping(plan: Plan, run_ids: Iterable[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         write_whole(file, b"")
         until = time.monotonic() + STOP_PATIENCE + (DISTANCE if isinstance(file, ObjectPath) else 0)
-        locks = [plan.checkpoint_dir / run_id / "lock" for run_id in run_ids]
+        locks = [plan.checkpoint_dir / step.run_id / "lock" for step in steps if step.run_id]
         while time.monotonic() < until and not all(map(was_released, locks)):
             time.sleep(0.1)
         raise
@@ -102,10 +103,10 @@ class AsAsked(Searcher):
     nothing to save.
     """
 
-    def __init__(self, ask: Callable[[], Trial | None], over: Callable[[], bool], most: int) -> None:
-        """ask: for the next trial; None: not now. over: whether there will be no more. most: of all trials."""
+    def __init__(self, trials: Iterator[Trial | None], most: int) -> None:
+        """trials: one after another; None: not now. most: how many there are at most."""
         super().__init__()
-        self._ask, self._over, self.most = ask, over, most
+        self._trials, self.most = trials, most
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing."""
@@ -113,10 +114,11 @@ class AsAsked(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The config of the next trial; FINISHED if there is no more."""
-        trial = self._ask()
-        if trial is None:
-            return str(Searcher.FINISHED) if self._over() else None
-        return trial._asdict()
+        try:
+            trial = next(self._trials)
+        except StopIteration:
+            return str(Searcher.FINISHED)
+        return trial._asdict() if trial else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: who asks hears of it from the Listener."""
@@ -131,10 +133,11 @@ class AsAsked(Searcher):
 class Listener(tune.Callback):
     """Hears, in the driver, what the workers report: for the live view, and how runs ended."""
 
-    def __init__(self, view: LiveView, ended: Callable[[Trial, Outcome], None] | None = None) -> None:
-        """view: shows every epoch and every end. ended: told of every end as well."""
-        self.view, self._ended = view, ended
-        self.outcomes: dict[str, Outcome] = {}  # by the runs' names, as they end
+    def __init__(self, view: LiveView) -> None:
+        """view: shows every epoch and every end."""
+        self.view = view
+        self.ended: Callable[[Trial, Outcome], None] | None = None  # told of every end as well
+        self.reasons: dict[str, str] = {}  # why runs ended as they did, by their ids
         self._unfit: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,11 +170,11 @@ class Listener(tune.Callback):
         self._end(trial, Outcome("FAILED", self._unfit.get(name) or WORKER_DIED + times))
 
     def _end(self, trial: TuneTrial, outcome: Outcome) -> None:
-        name = trial.config["name"]
-        self.outcomes[name] = outcome
+        run = Trial(**trial.config)
         if outcome.status == "PAUSED":
-            self.view.pause(name)
+            self.view.pause(run.name)
         else:
-            self.view.end(name, *outcome)
-        if self._ended:
-            self._ended(Trial(**trial.config), outcome)
+            self.reasons[run.run_id] = outcome.reason
+            self.view.end(run.name, *outcome)
+        if self.ended:
+            self.ended(run, outcome)

@@ -85,7 +85,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     experiment = client.create_experiment("grid", artifact_location=(folder / "mlruns").as_uri())
     parent, colours = sweep(client, experiment, "wanted", *request.param)
     sweep(client, experiment, "other", 1, 1)
-    write_view(client, experiment, parent, request.param[1] > 1, EPOCHS)
+    write_view(client, client.get_run(parent), request.param[1] > 1, EPOCHS)
     return Store(uri, experiment, colours, parent)
 
 

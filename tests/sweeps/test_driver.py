@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from gan_core.training import train
 from sweeps.compat import let_tune_use_waiting_workers
 from sweeps.plan import locked
 from sweeps.ray_session import ray_session, set_ray_environment
+from sweeps.resume import sweep_state
 from sweeps.runs import begin_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray in this process")]
@@ -146,6 +148,22 @@ def test_a_sweep_that_runs_elsewhere_is_left_alone(go, adams, rows, uri):
     with pytest.raises(UserError, match="on another machine or with another --checkpoint-dir"):
         go(adams())
     assert rows("SELECT run_uuid, status FROM runs") == [(sweep.info.run_id, "RUNNING")]
+
+
+def test_a_run_that_the_store_did_not_take_is_begun_again(adams, client, experiment, monkeypatch):
+    from sweeps.driver import _beginner
+
+    plan = adams()
+    parent = begin_sweep(client, experiment, plan, "a lock", None)
+    begin = _beginner(plan, client, parent, sweep_state(client, experiment, plan))
+    with monkeypatch.context() as away:
+        away.setattr(client, "create_run", Mock(side_effect=ConnectionError))
+        with pytest.raises(ConnectionError):
+            begin(plan.runs[0], 1)
+    trial = begin(plan.runs[0], 1)
+    assert (trial.name, trial.until) == ("adam_z5_s0", 1)
+    assert client.get_run(trial.run_id).info.run_name == "adam_z5_s0"
+    assert begin(plan.runs[0], 2).run_id == trial.run_id
 
 
 def test_nonsense_as_a_name_and_in_the_store_is_no_traceback(go, adams, rows, uri, tmp_path):

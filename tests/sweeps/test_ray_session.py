@@ -30,7 +30,7 @@ import json
 from sweeps.trials import AsAsked
 from sweeps.worker import Trial
 trials = [Trial("a", {}, "1"), None, Trial("b", {}, "2", until=5)]
-queue = AsAsked(lambda: trials.pop(0) if trials else None, lambda: not trials, 3)
+queue = AsAsked(iter(trials), 3)
 print(json.dumps([queue.suggest(str(n)) for n in range(4)]))
 """
 
@@ -55,12 +55,10 @@ with ray_session(None, 3):
             time.sleep(0.1)
         tune.report({"together": len(list(folder.glob("here_*")))})
 
-    trials = iter([Trial(str(number), {}, "") for number in range(3)])
+    trials = [Trial(str(number), {}, "") for number in range(3)]
     results = tune.Tuner(
         trial,
-        tune_config=tune.TuneConfig(
-            search_alg=AsAsked(lambda: next(trials, None), lambda: True, 3), num_samples=3, reuse_actors=True
-        ),
+        tune_config=tune.TuneConfig(search_alg=AsAsked(iter(trials), 3), num_samples=3, reuse_actors=True),
         run_config=tune.RunConfig(verbose=0, storage_path=str(folder / "tune")),
     ).fit()
     print(json.dumps([result.metrics["together"] for result in results]))

@@ -15,7 +15,7 @@ from sweeps.comparison.compare import compare
 from sweeps.comparison.page import report_files, write_overview
 from sweeps.comparison.records import read_sweep
 from sweeps.comparison.render import print_summary
-from sweeps.runs import add_child, begin_sweep, colours, settle
+from sweeps.runs import add_child, begin_sweep, colour, settle
 
 SETTINGS = ["sgd_z5", "sgd_z7", "adam_z5", "adam_z7"]
 NAMES = [f"{name}_s0" for name in SETTINGS]
@@ -33,8 +33,7 @@ def sweep(client, experiment, small):
 
 @pytest.fixture
 def run_ids(client, sweep, small):
-    colour = colours(run.setting for run in small.runs)
-    return {run.name: add_child(client, sweep, run, colour[run.setting.name]) for run in small.runs}
+    return {run.name: add_child(client, sweep, run, colour(place)) for place, run in enumerate(small.runs)}
 
 
 @pytest.fixture

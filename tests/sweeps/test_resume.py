@@ -50,7 +50,7 @@ def test_seed_by_seed_the_longest_first():
     grid = Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, fixed={"dataset": "digits"}, seeds=(3, 1))
     steps = [Step(run, "new") for run in grid.runs()]
     steps[1] = dataclasses.replace(steps[1], action="skip")  # sgd_z7_s3
-    names = [step.run.name for step in SweepState(None, steps).longest_first()]
+    names = [step.run.name for step in SweepState(None, steps).to_do()]
     assert names == [
         "adam_z7_s3", "adam_z5_s3", "sgd_z5_s3", "adam_z7_s1", "adam_z5_s1", "sgd_z7_s1", "sgd_z5_s1",
     ]  # fmt: skip

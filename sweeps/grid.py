@@ -104,7 +104,8 @@ class Grid:
             place = 1 + max(order.index(other) for other in condition.when)
             for name in condition.axes:
                 if name not in order:
-                    order.insert(place, name)
+                    needed = [other for when, axes in self.axes_when if name in axes for other in when]
+                    order.insert(max(place, 1 + max(map(order.index, needed))), name)
                 place = order.index(name) + 1
         return order
 

@@ -103,6 +103,13 @@ def test_an_axis_can_depend_on_two_fields():
     assert names(grid) == ["sgd_z5_s0", "sgd_z7_h8_s0", "sgd_z7_h16_s0", "adam_z5_s0", "adam_z7_s0"]
 
 
+def test_an_axis_can_depend_on_one_field_here_and_on_another_there():
+    here = AxesWhen({"optimizer": "sgd"}, {"hidden_dim": (8,)})
+    there = AxesWhen({"optimizer": "adam", "z_dim": 7}, {"hidden_dim": (16,)})
+    grid, _ = checked(Grid({"optimizer": ("sgd", "adam"), "z_dim": (5, 7)}, [here, there]))
+    assert names(grid) == ["sgd_z5_h8_s0", "sgd_z7_h8_s0", "adam_z5_s0", "adam_z7_h16_s0"]
+
+
 def test_a_duplicate_is_noted_and_taken_once():
     grid, notes = checked(Grid({"optimizer": ("sgd", "sgd"), "learning_rate": (0.1, 1e-1)}, seeds=(1, 1, 1)))
     assert notes == [

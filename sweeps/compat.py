@@ -24,6 +24,8 @@ MAIN = "Fréchet distance, losses and samples"  # the section that is open
 FOLDED = ("loss_std", "quality", "score", "time")  # for the UI's charts of other metrics: what precedes the /
 LAYOUT = {"columns": 2, "cardHeight": 290}  # all four, and the slider, on 1600 × 1000 pixels
 
+RAYS_SERVERS = ("start_api_server", "start_monitor", "start_log_monitor")
+
 
 def view_state(parent_id: str, grouped: bool, sheet_step: int = 0) -> dict[str, Any]:
     """What differs from the UI's own state; it fills in the rest.
@@ -83,6 +85,18 @@ def let_tune_use_waiting_workers() -> None:
 
     class_cache.DEFAULT_ENV_VARS.clear()
     os.environ.pop("RAY_CHDIR_TO_TRIAL_DIR", None)
+
+
+def leave_out_rays_servers() -> None:
+    """A Ray on one machine starts without what nobody asks there: its start takes some seconds less.
+
+    That is its dashboard's server, for which it waits even where nothing is shown, a cluster's autoscaler, and
+    what brings the workers' output to the terminal.
+    """
+    from ray._private.node import Node
+
+    for name in RAYS_SERVERS:
+        setattr(Node, name, lambda *_, **__: None)
 
 
 def keep_keys_from_tune() -> None:

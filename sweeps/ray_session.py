@@ -14,7 +14,7 @@ from typing import Any
 
 from gan_core.errors import UserError
 from sweeps.cluster import CODE, last_line
-from sweeps.compat import end_half_started_ray
+from sweeps.compat import end_half_started_ray, leave_out_rays_servers
 
 STARTS = 3  # so often Ray may take too long to start, on a busy machine
 NOT_SENT = ("__pycache__", "*.pyc")
@@ -92,6 +92,7 @@ def _start(**options: Any) -> None:
     """Start Ray on this machine, again where that took too long. Raises UserError if it does not start."""
     import ray
 
+    leave_out_rays_servers()
     for left in reversed(range(STARTS)):
         try:
             # "local", even where RAY_ADDRESS names a cluster: that is what --address is for.

@@ -169,8 +169,10 @@ def rgb(colour: str) -> str:
 
 
 PRIVATE_NAMES_OF_RAY = """
+from ray._private.node import Node
 from ray.tune.execution import class_cache
-from sweeps.compat import keep_keys_from_tune, let_tune_use_waiting_workers
+from sweeps.compat import RAYS_SERVERS, keep_keys_from_tune, let_tune_use_waiting_workers
+assert all(callable(getattr(Node, name)) for name in RAYS_SERVERS)
 assert class_cache.DEFAULT_ENV_VARS and "AWS_ACCESS_KEY_ID" in class_cache.ENV_VARS_TO_PROPAGATE
 let_tune_use_waiting_workers()
 keep_keys_from_tune()

@@ -24,8 +24,8 @@ from sweeps.inference import Estimate, Group, farther_apart, moderated, worse
 
 LEADERS, TOGETHER = 2, (1, 2)  # the best settings by seed 0, and the seeds that they get next
 CHECKS = 2  # fresh seeds of the chosen setting
-# Where another setting is this near, by its log distance, the race has ended because spreads looked small. So these
-# say nothing about the chosen setting's interval: it gets as many fresh seeds as give one by themselves.
+# Where another setting is this near, in log distance, a race ends when the spreads seen so far happen to look small.
+# An interval by them would be too narrow, so the chosen setting gets enough fresh seeds for one without them.
 NEAR, NEAR_CHECKS = math.log(1.2), 4
 DIVERGED = "diverged"  # the health of a run that has failed by its own doing
 RUNG = 0.05  # share of a run's epochs
@@ -225,14 +225,7 @@ def _course(race: Race, scores: Scores, more: bool) -> Iterator[list[Ask]]:
     if race.answer == "open":
         race.needed = max(race.needed, rules.max_seeds + 1)
         return
-    used = 1 + max(seed for setting, seed in race.reached if setting == race.chosen)
-    nearest = min((mean for name, (mean, _) in race.known.items() if name != race.chosen), default=math.inf)
-    checks = NEAR_CHECKS if nearest < race.known[race.chosen][0] + NEAR else CHECKS
-    if fresh := range(used, min(used + checks, rules.max_seeds)):
-        race.checks = fresh
-        yield [Ask(race.chosen, seed, end) for seed in fresh]
-        before = [scores[race.chosen, seed][end] for seed in range(seeds[race.chosen])]
-        race.distance = _by_fresh([scores[race.chosen, seed][end] for seed in fresh], before, rules.confidence)
+    yield from _check(race, scores, seeds[race.chosen])
 
 
 def _first_seeds(race: Race, scores: Scores, batch: Sequence[str]) -> Iterator[list[Ask]]:
@@ -250,6 +243,19 @@ def _first_seeds(race: Race, scores: Scores, batch: Sequence[str]) -> Iterator[l
             far = at_rung[name] - at_rung[leader]
             race.dropped[name] = Drop(0, epoch, leader if math.isfinite(far) else "", math.exp(min(far, 700)), math.nan)
     yield [Ask(name, 0, end) for name in left]
+
+
+def _check(race: Race, scores: Scores, seeds: int) -> Iterator[list[Ask]]:
+    """Train fresh seeds of the chosen setting, and take its distance from them. seeds: those that chose it."""
+    rules, end = race.rules, race.rules.epochs
+    used = 1 + max(seed for setting, seed in race.reached if setting == race.chosen)
+    nearest = min((mean for name, (mean, _) in race.known.items() if name != race.chosen), default=math.inf)
+    checks = NEAR_CHECKS if nearest < race.known[race.chosen][0] + NEAR else CHECKS
+    if fresh := range(used, min(used + checks, rules.max_seeds)):
+        race.checks = fresh
+        yield [Ask(race.chosen, seed, end) for seed in fresh]
+        before, after = ([scores[race.chosen, seed][end] for seed in its] for its in (range(seeds), fresh))
+        race.distance = _by_fresh(after, before, rules.confidence)
 
 
 def ahead(race: Race, scores: Scores) -> list[Ask]:

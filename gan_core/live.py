@@ -116,7 +116,7 @@ class LiveView:
     def _table(self) -> Group:
         head = Text(f"{self._summary()} · {in_time(time.monotonic() - self._started)} so far", style="bold")
         if not self._running:
-            return Group(head, Text("starting …", style="dim"))
+            return Group(head, Text("no run is training" if self._ended else "starting …", style="dim"))
         table = Table.grid(padding=(0, 2, 0, 0))
         for name, last in sorted(self._running.items()):
             table.add_row(name, *_figures(last))

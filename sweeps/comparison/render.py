@@ -162,7 +162,7 @@ def print_summary(console: Console, comparison: Comparison, where: str, uri: str
 
     console: as of `plain_console`. where: the address of the sweep in MLflow's UI. uri: the store's.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("setting", no_wrap=True)
     for column in COLUMNS:
         # Where the terminal is narrow, the words of health are the ones to give way.

@@ -56,6 +56,19 @@ def test_in_a_terminal_there_is_a_row_for_every_running_run():
     assert "1/3 runs done" in shown.get()
 
 
+def test_where_no_run_is_training_it_is_not_said_to_start():
+    view = LiveView({"sgd_z20_s0": 10}, terminal())
+    with view.console.capture() as shown:
+        view.console.print(view._table())
+    assert "starting" in shown.get()
+    view.update(progress("sgd_z20_s0", 10))
+    view.end("sgd_z20_s0", "FINISHED")
+    with view.console.capture() as shown:
+        view.console.print(view._table())
+    assert "no run is training" in shown.get()
+    assert "starting" not in shown.get()
+
+
 def test_time_left_counts_epochs_since_the_first_and_no_runs_that_ended(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
